@@ -1,0 +1,55 @@
+//! The way out of the event loops: what the edge does not answer itself.
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use skep_launch::{Refusal, SeatKey};
+use skep_model::{AppId, Principal};
+use std::net::IpAddr;
+use tokio::sync::oneshot;
+
+/// A request body on its way to the control runtime.
+pub type CallBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// A response body on its way back; may stream for as long as it likes.
+pub type ReplyBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// One request for the control runtime. Dropping `reply` without an answer gives the visitor a 503.
+pub struct ControlCall {
+    pub purpose: Purpose,
+    /// As the visitor sent it: full path, our cookies still in it, sanitised head.
+    pub request: http::Request<CallBody>,
+    pub client: Client,
+    pub principal: Principal,
+    pub reply: oneshot::Sender<http::Response<ReplyBody>>,
+}
+
+/// What the answer is for.
+#[derive(Debug, Clone)]
+pub enum Purpose {
+    /// A path under `/_skep/`, the portal at `/`, or a path nothing is published at (404).
+    Own,
+    /// A page load of an app that is not ready: the launch page, status 503, `Retry-After`, `no-store`. The edge adds
+    /// the seat cookie.
+    LaunchPage { app: AppId, seat: SeatKey },
+    /// The launch page's script asks how it goes (header `Skep-Launch: follow`): newline-delimited JSON
+    /// `LaunchStatus`, one line per change, ending when the app is ready or has failed.
+    LaunchFollow { app: AppId, seat: SeatKey },
+    /// The launch page's retry button was pressed (`Skep-Launch: retry`, POST).
+    LaunchRetry { app: AppId },
+    /// A page load that was refused: an error page with the refusal's status.
+    RefusedPage { app: AppId, refusal: Refusal },
+    /// A page load whose instance broke off before it answered: an error page, status 502.
+    BrokenPage { app: AppId, summary: String },
+}
+
+/// Who is on the other end of the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The visitor's address: the peer's, or what a trusted proxy said.
+    pub ip: IpAddr,
+    /// `https` when the visitor used TLS (to us or to a trusted proxy).
+    pub https: bool,
+    /// The public host name and port the visitor used.
+    pub host: String,
+    /// A request id, also in the access log and on error pages.
+    pub request_id: u64,
+}

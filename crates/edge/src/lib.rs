@@ -1,0 +1,15 @@
+//! The data plane: from an accepted socket to an app's answer.
+//!
+//! One event loop per core (`current_thread` runtimes), each with its own upstream pool; a connection never migrates. A
+//! request passes five named phases in `request.rs`: route, admit, claim, forward, log. After a `101` both raw sockets
+//! leave hyper for a small pump task.
+//!
+//! The edge holds nothing it cannot rebuild. Routes reach it through a `watch` channel, seats through
+//! [`skep_launch::Handle`]; pages and the API are somebody else's: requests for them leave through a bounded channel as
+//! [`ControlCall`]s. Absent on purpose: SQL, HTML, ACME, config files.
+
+mod control_call;
+mod routes;
+
+pub use control_call::{CallBody, Client, ControlCall, Purpose, ReplyBody};
+pub use routes::{Route, RouteTable};

@@ -1,0 +1,173 @@
+//! What is published.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppId, Framework, Prefix};
+
+/// One published app, fully checked: defaults applied, paths absolute, nothing left to parse.
+///
+/// A spec is immutable. When the folder or the config changes, a new spec with a new [`Revision`] takes its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppSpec {
+    pub id: AppId,
+    /// Where the app's URLs begin.
+    pub mount: Mount,
+    pub title: String,
+    pub description: String,
+    /// A file in the app's folder, relative to it, or a single emoji.
+    pub icon: Option<String>,
+    pub framework: Framework,
+    pub prefix: Prefix,
+    pub source: Source,
+    pub backend: BackendKind,
+    /// Changes whenever new visitors must get a new instance.
+    pub revision: Revision,
+    /// Replaces the framework's own launch command. Holds the placeholders `{port}`, `{socket}`, `{base_path}`,
+    /// `{user}`, `{app}`, `{instance}` unexpanded.
+    pub command: Option<Vec<String>>,
+    /// Plain environment variables, with the same placeholders.
+    pub env: BTreeMap<String, String>,
+    /// Environment variable → the file its value is read from at launch.
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// Visitors one instance takes at a time; at least 1.
+    pub seats: u32,
+    /// Seats kept free and warm, whether or not anybody is there.
+    pub min_seats: u32,
+    /// Instances at a time, including those starting and draining; at least 1.
+    pub max_instances: u32,
+    /// One instance per user: nobody shares.
+    pub per_user: bool,
+    /// From the order to start until the first good answer.
+    pub start_timeout: Duration,
+    /// An instance nobody holds a seat on is stopped after this long.
+    pub idle_timeout: Duration,
+    /// A seat whose open connections carried nothing from the visitor for this long is taken back. `None`: never.
+    pub inactivity_timeout: Option<Duration>,
+    /// An instance this old is drained. `None`: never.
+    pub max_lifetime: Option<Duration>,
+    /// Claims that may wait for a seat; the next one is refused.
+    pub max_waiting: u32,
+    pub health: Health,
+    pub access: Access,
+    /// Further origins (`https://host[:port]`) whose pages may open WebSockets to this app.
+    pub allowed_origins: Vec<String>,
+    pub limits: Limits,
+    /// The operating-system user instances run as. `None`: the user Skep runs as.
+    pub run_as: Option<String>,
+    pub hold: Hold,
+}
+
+/// The start timeout when nothing is configured.
+pub fn default_start_timeout() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// Where an app's code comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A folder on this machine and the entry file in it (`app.py`), when the framework has one.
+    Folder { dir: PathBuf, entry: Option<String> },
+    /// A container image.
+    Image(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    Process,
+    Docker,
+    Swarm,
+}
+
+/// The path an app is published under: `/` or `/<segment>/`, always with both slashes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mount(String);
+
+impl Mount {
+    /// The whole site.
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
+    /// `/<app>/`
+    pub fn of(app: &AppId) -> Self {
+        Self(format!("/{app}/"))
+    }
+
+    /// With the slash at its end: `/` or `/sales/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Without the slash at its end: `` or `/sales`. What frameworks want as a base path or prefix.
+    pub fn base_path(&self) -> &str {
+        self.0.strip_suffix('/').unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A fingerprint of everything that makes an instance what it is: entry file, requirements, config, `restart.txt`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{:016x}", self.0)
+    }
+}
+
+/// How an instance shows that it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The path asked for, as the app sees it (the mount path included when the prefix is kept). Starts with `/`.
+    pub path: String,
+    /// `false`: any HTTP answer below 500 counts. `true`: only 2xx and 3xx do.
+    pub strict: bool,
+}
+
+/// Who may open the app.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    pub users: Vec<String>,
+    pub groups: Vec<String>,
+    /// Everybody, logged in or not.
+    pub anyone: bool,
+}
+
+/// What one instance may use. `None`: no limit of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Thousandths of a CPU.
+    pub cpu_millis: Option<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// What a page load gets while the app starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// The launch page.
+    #[default]
+    Page,
+    /// Nothing until the app answers.
+    Wait,
+}
