@@ -1,5 +1,7 @@
 //! The exposition as a Prometheus server would read it, through the installed recorder.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 mod parser;
 
 use metrics::{counter, describe_counter, gauge, histogram};

@@ -1,0 +1,80 @@
+//! Every statement, by name. A test prepares each on both engines.
+//!
+//! `CAST($n AS TEXT) IS NULL` rather than `$n IS NULL`: PostgreSQL must know the type of a parameter.
+
+use crate::Engine;
+
+/// Settings of every SQLite connection. The order matters: the mode first waits for the lock it needs.
+pub(crate) const SQLITE_CONNECT: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+
+/// Makes a reading connection refuse to write, so that there is one writer for certain.
+pub(crate) const SQLITE_READ_ONLY: &str = "PRAGMA query_only = ON;";
+
+/// Writes a batch in one statement, hence in one commit. `$1`: a JSON array of objects with the columns' names.
+pub(crate) const JOURNAL_APPEND_SQLITE: &str = "\
+INSERT INTO journal (at_ms, kind, app, instance, user_name, detail)
+SELECT json_extract(value, '$.at_ms'), json_extract(value, '$.kind'), json_extract(value, '$.app'),
+       json_extract(value, '$.instance'), json_extract(value, '$.user'), json_extract(value, '$.detail')
+FROM json_each($1) ORDER BY key
+RETURNING seq";
+
+/// As for SQLite. The update of the head row makes concurrent writers take turns until the commit.
+pub(crate) const JOURNAL_APPEND_POSTGRES: &str = "\
+WITH batch AS (
+    SELECT entry, ord FROM json_array_elements(CAST(CAST($1 AS TEXT) AS JSON)) WITH ORDINALITY AS b (entry, ord)
+), head AS (
+    UPDATE journal_head SET seq = seq + (SELECT COUNT(*) FROM batch) WHERE id = 1
+    RETURNING seq - (SELECT COUNT(*) FROM batch) AS before
+)
+INSERT INTO journal (seq, at_ms, kind, app, instance, user_name, detail)
+SELECT head.before + ord, CAST(entry->>'at_ms' AS BIGINT), entry->>'kind', entry->>'app',
+       entry->>'instance', entry->>'user', entry->>'detail'
+FROM batch, head ORDER BY ord
+RETURNING seq";
+
+/// `$1` after, `$2` app, `$3` kind, `$4` user, `$5` at most.
+pub(crate) const JOURNAL_AFTER: &str = "\
+SELECT seq, at_ms, kind, app, instance, user_name, detail FROM journal
+WHERE seq > $1
+  AND (CAST($2 AS TEXT) IS NULL OR app = $2)
+  AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
+  AND (CAST($4 AS TEXT) IS NULL OR user_name = $4)
+ORDER BY seq LIMIT $5";
+
+/// `$1` app, `$2` kind, `$3` user, `$4` at most. Newest first.
+pub(crate) const JOURNAL_NEWEST: &str = "\
+SELECT seq, at_ms, kind, app, instance, user_name, detail FROM journal
+WHERE (CAST($1 AS TEXT) IS NULL OR app = $1)
+  AND (CAST($2 AS TEXT) IS NULL OR kind = $2)
+  AND (CAST($3 AS TEXT) IS NULL OR user_name = $3)
+ORDER BY seq DESC LIMIT $4";
+
+pub(crate) const JOURNAL_LAST_SEQ: &str = "SELECT COALESCE(MAX(seq), 0) AS seq FROM journal";
+
+/// Removes at most `$2` of the oldest rows whose time is before `$1`.
+pub(crate) const JOURNAL_EXPIRE_AGE: &str = "\
+DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE at_ms < $1 ORDER BY seq LIMIT $2)";
+
+/// Removes at most `$2` of the oldest rows, keeping the newest `$1`.
+pub(crate) const JOURNAL_EXPIRE_COUNT: &str = "\
+DELETE FROM journal WHERE seq IN (
+    SELECT seq FROM journal
+    WHERE seq <= (SELECT seq FROM journal ORDER BY seq DESC LIMIT 1 OFFSET $1)
+    ORDER BY seq LIMIT $2)";
+
+/// Everything above, for [`crate::Store::check`].
+pub(crate) fn all(engine: Engine) -> [(&'static str, &'static str); 6] {
+    let append = match engine {
+        Engine::Sqlite => JOURNAL_APPEND_SQLITE,
+        Engine::Postgres => JOURNAL_APPEND_POSTGRES,
+    };
+    [
+        ("JOURNAL_APPEND", append),
+        ("JOURNAL_AFTER", JOURNAL_AFTER),
+        ("JOURNAL_NEWEST", JOURNAL_NEWEST),
+        ("JOURNAL_LAST_SEQ", JOURNAL_LAST_SEQ),
+        ("JOURNAL_EXPIRE_AGE", JOURNAL_EXPIRE_AGE),
+        ("JOURNAL_EXPIRE_COUNT", JOURNAL_EXPIRE_COUNT),
+    ]
+}

@@ -1,0 +1,6 @@
+//! The store on both engines: every test of `journal.rs` runs on a SQLite file and on a private PostgreSQL server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod journal;
+mod postgres;
+mod sqlite;
