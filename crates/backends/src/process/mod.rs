@@ -1,0 +1,1 @@
+//! Runs instances as local processes, each under a shim that outlives the server.
