@@ -37,6 +37,11 @@ pub trait Backend: Send + Sync + 'static {
         grace: Duration,
     ) -> BoxFuture<'a, Result<ExitReport, BackendError>>;
 
+    /// Remembers that an instance answered, and how long that took ([`Adopted::was_ready`], [`Adopted::ready_ms`]).
+    fn note_ready<'a>(&'a self, _id: &'a InstanceId, _ready_ms: u64) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     /// Remembers which seats are taken on an instance, where a restarted Skep finds it ([`Adopted::seats`]).
     /// Best effort, called at most about once a second per instance.
     fn note_seats<'a>(&'a self, id: &'a InstanceId, seats: Vec<skep_model::SeatId>) -> BoxFuture<'a, ()>;
