@@ -1,5 +1,3 @@
-import os
-
 from nicegui import ui
 
 
@@ -30,11 +28,4 @@ def door():
         )
 
 
-ui.run(
-    title="Bee counter",
-    favicon="🐝",
-    host=os.environ.get("HOST", "127.0.0.1"),
-    port=int(os.environ.get("PORT", "8080")),
-    show=False,
-    reload=False,
-)
+ui.run(title="Bee counter", favicon="🐝", show=False, reload=False)
