@@ -36,7 +36,7 @@ unit: ## The Rust tests
 
 e2e: ## The browser tests; ONLY=streamlit for one example
 	@./setup.sh test
-	@.ci/test build e2e
+	@ONLY='$(ONLY)' .ci/test build e2e
 
 tidy: ## The house rules a compiler cannot see
 	@cargo xtask tidy

@@ -11,7 +11,8 @@ export default class Report implements Reporter {
     else this.counts.failed += 1;
   }
 
-  onEnd(result: FullResult): { status: FullResult["status"] } {
+  // eslint-disable-next-line @typescript-eslint/require-await -- the interface wants a promise here.
+  async onEnd(result: FullResult): Promise<{ status: FullResult["status"] }> {
     const { passed, failed, skipped } = this.counts;
     console.log(`\n${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ""}`);
     const bad = skipped > 0 || passed === 0;

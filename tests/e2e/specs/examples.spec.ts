@@ -12,8 +12,6 @@ import { REPOSITORY } from "../server.ts";
 import { type Transport, Witness } from "../witness.ts";
 
 const SCREENS = path.join(import.meta.dirname, "../out/screens");
-/** `make e2e ONLY=streamlit` */
-const ONLY = process.env["ONLY"];
 const base = () => process.env["SKEP_URL"] ?? "";
 
 /** Downloading and installing what an app requires, with the other core busy too. */
@@ -31,7 +29,7 @@ async function pictures(page: Page, id: string): Promise<void> {
   await page.screenshot({ path: path.join(SCREENS, `${id}-phone.png`) });
 }
 
-for (const example of EXAMPLES.filter(({ id }) => ONLY === undefined || id === ONLY)) {
+for (const example of EXAMPLES) {
   test(example.id, async ({ page }) => {
     const prefix = `/${example.id}/`;
     const witness = new Witness(page, base(), prefix, example.forgiven);

@@ -37,7 +37,6 @@ interface Stage {
 
 const it = test.extend<object, { stage: Stage }>({
   stage: [
-    // eslint-disable-next-line no-empty-pattern -- Playwright reads the fixtures a function needs from this pattern.
     async ({}, use) => {
       const folder = mkdtempSync(path.join(tmpdir(), "skep-e2e-apps-"));
       const publish = (id: string, title: string, script: string) => {
