@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 use skep_model::{AppId, AppSpec, BackendKind, InstanceId, Prefix, Principal, Revision, SeatId};
+use tokio::sync::oneshot;
 
 use crate::backend::{Dial, Stage};
+use crate::desk::{Desk, HeldSeat};
+use crate::pool::{Input, Pool, Ticket};
 
 /// The launcher, shared by every event loop and the control plane. Cheap to clone.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle {
+    desk: Arc<Desk>,
+}
 
 /// A visitor asks for a seat.
 #[derive(Debug, Clone)]
@@ -53,49 +58,118 @@ pub enum Outcome {
 }
 
 impl Handle {
+    pub(crate) fn new(desk: Arc<Desk>) -> Self {
+        Self { desk }
+    }
+
     /// Asks for a seat. Never blocks and never awaits: a warm seat is granted in place.
-    pub fn claim(&self, _claim: Claim) -> Outcome {
-        todo!()
+    pub fn claim(&self, claim: Claim) -> Outcome {
+        self.desk.claim(&claim)
     }
 
-    /// How a start goes, for the launch page. With a seat: also its place in the line.
-    pub fn status(&self, _app: &AppId, _seat: Option<SeatId>) -> LaunchStatus {
-        todo!()
+    /// How a start goes, for the launch page. With a seat: also its place in the line, which thereby counts as seen.
+    pub fn status(&self, app: &AppId, seat: Option<SeatId>) -> LaunchStatus {
+        self.desk.status(app, seat)
     }
 
-    /// Resolves when the status of the app may have changed.
-    pub async fn changed(&self, _app: &AppId) {
-        todo!()
+    /// Resolves when the status of the app may have changed, at the latest after a second, so that a change between
+    /// looking and waiting is missed for no longer than that.
+    pub async fn changed(&self, app: &AppId) {
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        match self.desk.change_of(app) {
+            Some(change) => {
+                let _late = tokio::time::timeout(LOOK_AGAIN, change.notified()).await;
+            }
+            None => tokio::time::sleep(LOOK_AGAIN).await,
+        }
     }
 
     /// Replaces what is published. Instances of an older revision finish with their visitors; those of apps that are
     /// gone are drained.
-    pub fn set_apps(&self, _apps: Vec<Arc<AppSpec>>) {
-        todo!()
+    pub fn set_apps(&self, apps: Vec<Arc<AppSpec>>) {
+        self.desk.step(Input::SetApps(apps));
     }
 
     pub fn apps(&self) -> Vec<Arc<AppSpec>> {
-        todo!()
+        self.desk.read(|pool| pool.specs().cloned().collect())
     }
 
     /// Every instance, oldest first, with its seats.
     pub fn instances(&self) -> Vec<InstanceView> {
-        todo!()
+        self.desk.instances()
     }
 
-    /// Drains and stops. Answers how many instances that concerned, once they are gone.
-    pub async fn stop(&self, _target: StopTarget) -> usize {
-        todo!()
+    /// Drains and stops: open requests get a few seconds, then the rest is cut off. Answers how many instances that
+    /// concerned, once they are gone.
+    pub async fn stop(&self, target: StopTarget) -> usize {
+        let ids = self.desk.read(|pool| pool.targeted(&target));
+        self.desk.step(Input::Stop(target));
+        self.desk.gone(&ids).await;
+        ids.len()
     }
 
-    /// New visitors get new instances, which are started first where anybody is there; old ones drain.
-    pub async fn restart(&self, _target: StopTarget) -> usize {
-        todo!()
+    /// New visitors get new instances, which are started first where anybody is there; old ones drain. Answers how
+    /// many instances that concerned, at once.
+    pub async fn restart(&self, target: StopTarget) -> usize {
+        let ids = self.desk.read(|pool| pool.targeted(&target));
+        self.desk.step(Input::Restart(target));
+        ids.len()
     }
 
     /// Forgets a crash back-off or a failed start, so that the next claim tries again at once.
-    pub fn retry(&self, _app: &AppId) {
-        todo!()
+    pub fn retry(&self, app: &AppId) {
+        self.desk.step(Input::Retry(app.clone()));
+    }
+
+    /// An instance could not be reached: it is probed at once instead of at its next turn.
+    pub fn suspect(&self, instance: &InstanceId) {
+        self.desk.step(Input::Suspect { id: instance.clone() });
+    }
+
+    /// A seat that a predecessor process still uses while it drains: held here until the lease is dropped. `None`
+    /// when the instance is gone.
+    pub fn open_foreign(&self, app: &AppId, key: &SeatKey) -> Option<Lease> {
+        let instance = key.instance.as_ref()?;
+        self.desk.open_foreign(app, key.seat, instance)
+    }
+
+    /// Every seat with open requests or tunnels, and how many: what a draining predecessor reports to its successor.
+    pub fn open_seats(&self) -> Vec<(SeatKey, AppId, u32)> {
+        let seats = self.desk.read(Pool::open_seats);
+        let row = |(app, seat, instance, open)| (SeatKey { seat, instance: Some(instance) }, app, open);
+        seats.into_iter().map(row).collect()
+    }
+
+    /// Hands everything over to a successor process. First nothing is stopped or kept warm any more, while whoever
+    /// waits is still served and stops under way come to their end, for as long as `patience` allows. Then the launcher
+    /// freezes: it grants nothing new ([`Refusal::ShuttingDown`]), starts and stops nothing, and the driver ends.
+    /// Instances live on; open leases stay valid.
+    pub async fn drain_for_handover(&self, patience: Duration) {
+        self.desk.step(Input::Quiesce);
+        let until = tokio::time::Instant::now() + patience;
+        while self.desk.read(Pool::is_busy) && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.desk.step(Input::Freeze);
+        self.desk.end();
+    }
+
+    /// Ends the launcher. Instances live on for the next start to adopt, unless `stop_apps`; then this answers once
+    /// they are gone.
+    pub async fn shutdown(&self, stop_apps: bool) {
+        const STOPS_UNDER_WAY: Duration = Duration::from_secs(15);
+        if stop_apps {
+            let all = self.desk.read(|pool| pool.targeted(&StopTarget::All));
+            self.desk.step(Input::Shutdown);
+            self.desk.gone(&all).await;
+        } else {
+            self.desk.step(Input::Freeze);
+            let until = tokio::time::Instant::now() + STOPS_UNDER_WAY;
+            while self.desk.read(Pool::is_stopping) && tokio::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        self.desk.end();
     }
 }
 
@@ -107,45 +181,86 @@ pub enum StopTarget {
 }
 
 /// A claim in the line. Await [`Waiting::granted`]; dropping it gives the place up (except for [`ClaimKind::Page`]).
-pub struct Waiting {}
+pub struct Waiting {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) app: AppId,
+    pub(crate) seat: SeatId,
+    pub(crate) ticket: Ticket,
+    /// What the visitor claimed with.
+    pub(crate) claimed: Option<SeatKey>,
+    pub(crate) answer: oneshot::Receiver<Result<Lease, Refusal>>,
+    pub(crate) answered: bool,
+}
 
 impl Waiting {
     /// The seat this claim will get, known from the start, so that a cookie can be set while waiting.
     pub fn key(&self) -> SeatKey {
-        todo!()
+        SeatKey { seat: self.seat, instance: None }
     }
 
-    pub async fn granted(self) -> Result<Lease, Refusal> {
-        todo!()
+    /// # Errors
+    /// Why there is no seat after all.
+    pub async fn granted(mut self) -> Result<Lease, Refusal> {
+        let answer = (&mut self.answer).await;
+        self.answered = true;
+        let mut lease = answer.unwrap_or(Err(Refusal::ShuttingDown))?;
+        lease.key_is_new = self.claimed.as_ref() != Some(&lease.key());
+        Ok(lease)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.desk.abandon(&self.app, self.ticket);
+        }
     }
 }
 
 /// A seat, held. Dropping the lease tells the pool that this use of the seat is over.
-pub struct Lease {}
+///
+/// Thousands of idle tunnels hold one each: it is three words, what leases of one seat have in common is shared.
+pub struct Lease {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) held: Arc<HeldSeat>,
+    pub(crate) key_is_new: bool,
+    pub(crate) foreign: bool,
+}
 
 impl Lease {
     /// What to seal into the visitor's cookie.
     pub fn key(&self) -> SeatKey {
-        todo!()
+        SeatKey { seat: self.held.seat, instance: Some(self.held.upstream.instance.clone()) }
     }
 
     /// Whether the visitor's cookie (as claimed with) must be replaced by [`Lease::key`].
     pub fn key_is_new(&self) -> bool {
-        todo!()
+        self.key_is_new
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {
-        todo!()
+        &self.held.upstream
     }
 
-    /// The visitor did something (a request, a data frame). Cheap: one relaxed store.
+    /// The visitor did something (a request, a data frame). Cheap: one relaxed load and one relaxed store.
     pub fn touch(&self) {
-        todo!()
+        self.held.touch(self.desk.coarse_now());
     }
 
     /// Resolves when the seat is taken back: inactivity, lifetime, stop, revoked access. Whoever tunnels must close.
     pub async fn revoked(&self) {
-        todo!()
+        self.held.revoked().await;
+    }
+
+    /// Whether the seat has been taken back.
+    pub fn is_revoked(&self) -> bool {
+        self.held.is_revoked()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.desk.release(&self.held, self.foreign);
     }
 }
 

@@ -7,7 +7,10 @@
 //! Absent on purpose: HTTP routing, cookies, processes, containers, SQL.
 
 pub mod backend;
+mod desk;
+pub mod driver;
 pub mod handle;
+pub mod pool;
 
 pub use backend::{
     Adopted, Backend, BackendError, BackendEvent, Dial, ExitReport, LaunchOrder, Launched, LogQuery,

@@ -1,0 +1,229 @@
+//! What the pool tells about itself.
+
+use std::sync::Arc;
+
+use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
+
+use super::app::App;
+use super::instance::Instance;
+use super::time::Moment;
+use super::{GrantId, Nonces, Pool};
+use crate::backend::Stage;
+use crate::handle::InstancePhase;
+
+/// How a start goes, without what only the driver knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusFacts {
+    pub stage: Stage,
+    pub detail: String,
+    pub elapsed_ms: u64,
+    pub usual_ms: Option<u64>,
+    /// 1 = next.
+    pub place: Option<u32>,
+    pub waiting: u32,
+    pub failure: Option<FailureFacts>,
+    pub instance: Option<InstanceId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureFacts {
+    pub code: &'static str,
+    pub summary: String,
+    pub last_lines: Vec<String>,
+    pub retry_after_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceFacts {
+    pub id: InstanceId,
+    pub phase: InstancePhase,
+    pub revision: Revision,
+    pub seats: u32,
+    pub taken: u32,
+    pub open: u32,
+    pub owner: Option<Principal>,
+    pub started: Moment,
+    pub ready_ms: Option<u64>,
+}
+
+/// Sizes, for gauges and checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Census {
+    pub instances: u32,
+    pub starting: u32,
+    pub stopping: u32,
+    pub waiting: u32,
+    pub seats: u32,
+}
+
+impl Pool {
+    pub fn specs(&self) -> impl Iterator<Item = &Arc<AppSpec>> {
+        self.apps.values().filter(|app| !app.removed).map(|app| &app.spec)
+    }
+
+    pub fn spec(&self, app: &AppId) -> Option<&Arc<AppSpec>> {
+        self.apps.get(app).map(|app| &app.spec)
+    }
+
+    /// How a start goes. With a seat: as seen from its place, which thereby counts as seen.
+    pub fn status(
+        &mut self,
+        now: Moment,
+        id: &AppId,
+        seat: Option<SeatId>,
+        nonces: &mut dyn Nonces,
+    ) -> Option<StatusFacts> {
+        if let Some(seat) = seat {
+            let mut out = Vec::new();
+            self.now = self.now.max(now);
+            // Being seen extends deadlines only; it never causes an action.
+            self.with(id, nonces, &mut out, |app, turn| app.seen(turn, seat));
+            debug_assert!(out.is_empty());
+        }
+        self.apps.get(id).map(|app| app.status(self.now, seat))
+    }
+
+    /// Every instance, oldest first.
+    pub fn instances(&self) -> Vec<InstanceFacts> {
+        let mut all: Vec<InstanceFacts> = self.apps.values().flat_map(App::facts).collect();
+        all.sort_by_key(|facts| facts.started);
+        all
+    }
+
+    pub fn knows_any(&self, ids: &[InstanceId]) -> bool {
+        let found = |id: &InstanceId| self.unclaimed.iter().any(|found| found.id == *id);
+        ids.iter().any(|id| found(id) || self.apps.get(id.app()).is_some_and(|app| app.index(id).is_some()))
+    }
+
+    pub fn app_instances(&self, id: &AppId) -> Vec<InstanceFacts> {
+        self.apps.get(id).map(|app| app.facts().collect()).unwrap_or_default()
+    }
+
+    /// Every seat with open uses.
+    pub fn open_seats(&self) -> Vec<(AppId, SeatId, InstanceId, u32)> {
+        let of = |(id, app): (&AppId, &App)| {
+            let open = app.seats.iter().filter(|(_, seat)| seat.open > 0);
+            open.map(|(seat, facts)| (id.clone(), *seat, facts.instance.clone(), facts.open))
+                .collect::<Vec<_>>()
+        };
+        self.apps.iter().flat_map(of).collect()
+    }
+
+    /// Whether a handover would interrupt something: a stop under way or somebody who waits.
+    pub fn is_busy(&self) -> bool {
+        self.counts.stopping > 0 || self.apps.values().any(|app| !app.line.is_empty())
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.counts.stopping > 0
+    }
+
+    pub fn census(&self) -> Census {
+        let sum = |f: &dyn Fn(&App) -> usize| {
+            u32::try_from(self.apps.values().map(f).sum::<usize>()).unwrap_or(u32::MAX)
+        };
+        Census {
+            instances: self.counts.instances,
+            starting: self.counts.starting,
+            stopping: self.counts.stopping,
+            waiting: sum(&|app| app.line.len()),
+            seats: sum(&|app| app.seats.len()),
+        }
+    }
+
+    /// The grant a seat has now.
+    pub fn grant_of(&self, app: &AppId, seat: SeatId) -> Option<GrantId> {
+        self.apps.get(app)?.seats.get(&seat).map(|seat| seat.grant)
+    }
+
+    /// Compares what is counted along the way with what is there. For the simulation.
+    ///
+    /// # Errors
+    /// Says which count is off.
+    pub fn audit(&self) -> Result<(), String> {
+        let all = || self.apps.values().flat_map(|app| app.instances.iter().map(move |i| (app, i)));
+        let count = |f: &dyn Fn(&Instance) -> bool| all().filter(|(_, i)| f(i)).count();
+        let expect = |what: &str, kept: u32, real: usize| {
+            if kept as usize == real { Ok(()) } else { Err(format!("{what}: kept {kept}, real {real}")) }
+        };
+        expect("instances", self.counts.instances, count(&|_| true))?;
+        let booting =
+            |i: &Instance| matches!(i.phase, super::instance::Phase::Starting { environment: false, .. });
+        expect("starting", self.counts.starting, count(&booting))?;
+        expect("starting warm", self.counts.starting_warm, count(&|i| booting(i) && i.warm))?;
+        let stopping = |i: &Instance| i.phase == super::instance::Phase::Stopping;
+        expect("stopping", self.counts.stopping, count(&stopping))?;
+        for (app, instance) in all() {
+            let here = || app.seats.values().filter(|seat| seat.instance == instance.id);
+            expect("taken", instance.taken, here().count())?;
+            expect("open", instance.open, here().map(|seat| seat.open as usize).sum())?;
+        }
+        for (id, app) in &self.apps {
+            if app.seats.values().any(|seat| app.index(&seat.instance).is_none()) {
+                return Err(format!("{id}: a seat on an instance that is gone"));
+            }
+            if app.seats.iter().any(|(_, seat)| seat.open == 0 && seat.queued.is_none()) {
+                return Err(format!("{id}: a reserved seat without a deadline"));
+            }
+            if app.is_active() != self.active.contains(id) {
+                return Err(format!("{id}: the set of active apps is out of date"));
+            }
+            if app.need(true).is_some() != self.wanting.contains(id) {
+                return Err(format!("{id}: the set of wanting apps is out of date"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    fn facts(&self) -> impl Iterator<Item = InstanceFacts> + '_ {
+        self.instances.iter().map(|i| InstanceFacts {
+            id: i.id.clone(),
+            phase: i.public_phase(),
+            revision: i.revision,
+            seats: self.spec.seats,
+            taken: i.taken,
+            open: i.open,
+            owner: i.owner.as_ref().map(|(_, principal)| principal.clone()),
+            started: i.started,
+            ready_ms: i.ready_ms,
+        })
+    }
+
+    fn status(&self, now: Moment, seat: Option<SeatId>) -> StatusFacts {
+        let at = seat.and_then(|seat| self.line.iter().position(|place| place.seat == seat));
+        let principal = at.map(|at| &self.line[at].principal);
+        let seated = seat.and_then(|seat| self.seats.get(&seat));
+        let fits = |i: &&Instance| principal.is_none_or(|principal| i.admits(principal));
+        // Of several starts, the one that is furthest along is the one being waited for.
+        let starting = self.instances.iter().filter(|i| i.is_starting()).filter(fits).max_by_key(|i| i.stage);
+        let ready = self.instances.iter().filter(|i| i.is_ready()).rfind(fits);
+        let (stage, detail, instance) = match (seated, at, starting, ready) {
+            (Some(seat), ..) => (Stage::Ready, String::new(), Some(seat.instance.clone())),
+            (None, None, _, Some(ready)) => (Stage::Ready, String::new(), Some(ready.id.clone())),
+            (None, _, Some(i), _) => (i.stage, i.detail.clone(), Some(i.id.clone())),
+            (None, _, None, _) => (Stage::Queue, String::new(), None),
+        };
+        let since = at.map(|at| self.line[at].since).or(starting.map(|i| i.started));
+        let failed =
+            self.trouble.last.as_ref().filter(|_| {
+                now < self.trouble.until && at.is_none() && seated.is_none() && starting.is_none()
+            });
+        StatusFacts {
+            stage,
+            detail,
+            elapsed_ms: since.map_or(0, |since| super::time::millis(now.since(since))),
+            usual_ms: self.usual_ms(),
+            place: at.map(|at| u32::try_from(at + 1).unwrap_or(u32::MAX)),
+            waiting: u32::try_from(self.line.len()).unwrap_or(u32::MAX),
+            failure: failed.filter(|_| ready.is_none()).map(|last| FailureFacts {
+                code: if last.timeout.is_some() { "start-timeout" } else { "start-failed" },
+                summary: last.summary.clone(),
+                last_lines: last.last_lines.clone(),
+                retry_after_ms: super::time::millis(self.trouble.until.since(now)),
+            }),
+            instance,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Cold starts, held claims, failures and how they are told.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use skep_launch::driver::DriverConfig;
+use skep_launch::{BackendError, ClaimKind, InstancePhase, Outcome, Refusal, Stage};
+use skep_model::EventKind;
+
+use crate::fake::{Manner, World, app, get, spec, until};
+
+#[tokio::test]
+async fn a_cold_claim_is_held_and_granted_when_the_app_answers() {
+    let mut world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let waiting = world.wait(ClaimKind::Held);
+    let status = world.handle.status(&app("a"), Some(waiting.key().seat));
+    assert_eq!((status.place, status.waiting), (Some(1), 1));
+    let lease = waiting.granted().await.unwrap();
+    assert!(lease.key_is_new());
+    assert_eq!(get(&lease).await.unwrap(), lease.upstream().instance.to_string());
+    assert_eq!(world.handle.instances()[0].phase, InstancePhase::Ready);
+    assert_eq!(world.handle.status(&app("a"), Some(lease.key().seat)).stage, Stage::Ready);
+    until("the journal has the start", || !world.journal.is_empty()).await;
+    assert_eq!(world.kinds(), [EventKind::InstanceStart, EventKind::InstanceReady]);
+}
+
+#[tokio::test]
+async fn unix_sockets_are_probed_like_ports() {
+    let world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let warm_up = Duration::from_millis(50);
+    world.backend.manner("a", Manner { unix: true, warm_up, ..Manner::default() });
+    let lease = world.seat(ClaimKind::Held, None).await.unwrap();
+    assert_eq!(get(&lease).await.unwrap(), lease.upstream().instance.to_string());
+}
+
+#[tokio::test]
+async fn a_dropped_claim_leaves_the_line_but_the_boot_goes_on() {
+    let world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let waiting = world.wait(ClaimKind::Held);
+    until("the start is ordered", || world.backend.launches.load(Ordering::Relaxed) == 1).await;
+    drop(waiting);
+    assert_eq!(world.handle.status(&app("a"), None).waiting, 0);
+    until("the instance is ready", || {
+        world.handle.instances().first().is_some_and(|i| i.phase == InstancePhase::Ready)
+    })
+    .await;
+    let row = &world.handle.instances()[0];
+    assert_eq!((row.taken, row.open), (0, 0), "nobody sits on it");
+    let outcome = world.ask(ClaimKind::Held, None);
+    assert!(matches!(outcome, Outcome::Granted(_)));
+    assert_eq!(world.backend.launches.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_page_keeps_its_place_and_finds_its_seat() {
+    let world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let key = world.wait(ClaimKind::Page).key();
+    assert_eq!(world.handle.status(&app("a"), Some(key.seat)).place, Some(1));
+    until("the seat is granted", || world.handle.instances().first().is_some_and(|i| i.taken == 1)).await;
+    let Outcome::Granted(lease) = world.ask(ClaimKind::Page, Some(key.clone())) else {
+        panic!("the seat was reserved")
+    };
+    assert_eq!(lease.key().seat, key.seat);
+    assert!(lease.key_is_new(), "the cookie learns the instance");
+    let Outcome::Granted(again) = world.ask(ClaimKind::Held, Some(lease.key())) else { panic!() };
+    assert!(!again.key_is_new());
+    let row = &world.handle.instances()[0];
+    assert_eq!((row.taken, row.open), (1, 2), "one visitor, two requests");
+}
+
+#[tokio::test]
+async fn a_failed_start_is_told_once_and_backs_off() {
+    let world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let error =
+        BackendError::App { summary: "Rscript is not installed".into(), last_lines: vec!["x".into()] };
+    world.backend.manner("a", Manner { launch_error: Some(error), ..Manner::default() });
+    let (one, two) = (world.wait(ClaimKind::Held), world.wait(ClaimKind::Held));
+    for waiting in [one, two] {
+        let Err(Refusal::StartFailed { summary, last_lines, .. }) = waiting.granted().await else {
+            panic!("not told")
+        };
+        assert_eq!(summary, "Rscript is not installed");
+        assert_eq!(last_lines, ["x"]);
+    }
+    let failure = world.handle.status(&app("a"), None).failure.unwrap();
+    assert_eq!(failure.code, "start-failed");
+    assert!(failure.retry_after_ms <= 1000);
+    let Outcome::Refused(refusal) = world.ask(ClaimKind::Held, None) else { panic!("not backed off") };
+    assert_eq!(refusal.code(), "start-failed");
+    assert_eq!(world.backend.launches.load(Ordering::Relaxed), 1);
+    world.backend.manner("a", Manner::default());
+    world.handle.retry(&app("a"));
+    let lease = world.seat(ClaimKind::Held, None).await.unwrap();
+    assert!(get(&lease).await.is_ok());
+}
+
+/// No assertion on time: the figures are for people.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warm_claims_take_microseconds() {
+    let world = World::new(DriverConfig::default(), vec![spec("a")]);
+    let first = world.seat(ClaimKind::HeldPage, None).await.unwrap();
+    let key = first.key();
+    let mut times: Vec<Duration> = (0..20_000)
+        .map(|_| {
+            let begun = Instant::now();
+            let outcome = world.ask(ClaimKind::Held, Some(key.clone()));
+            assert!(matches!(outcome, Outcome::Granted(_)));
+            drop(outcome);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("warm claim and release: median {:?}, p99 {:?}", times[10_000], times[19_800]);
+    println!("a lease is {} bytes", size_of::<skep_launch::Lease>());
+    assert!(size_of::<skep_launch::Lease>() <= 100);
+}
