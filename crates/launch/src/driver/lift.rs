@@ -56,7 +56,12 @@ pub(super) async fn bring_up(links: Links, order: LaunchOrder) {
 pub(super) async fn await_ready(links: Links, id: InstanceId) {
     let Some(live) = links.desk.live(&id) else { return };
     probe::until_good(&links.config, live.upstream.dial.as_ref(), &live.spec.health).await;
-    links.desk.step(Input::Ready { id });
+    links.desk.step(Input::Ready { id: id.clone() });
+    let facts = links.desk.read(|pool| pool.app_instances(id.app()));
+    let ready_ms = facts.iter().find(|facts| facts.id == id).and_then(|facts| facts.ready_ms);
+    if let (Some(ready_ms), Some(backend)) = (ready_ms, links.backend_of(&id)) {
+        let _late = tokio::time::timeout(BEST_EFFORT, backend.note_ready(&id, ready_ms)).await;
+    }
 }
 
 /// Stops an instance, for as long as it takes.
