@@ -31,22 +31,21 @@ const OUTSIDE: &[(&str, &[&str])] = &[
 const MODEL_WITHOUT: &[&str] = &["tokio", "hyper", "sqlx", "axum", "futures-util"];
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
-    let published = match tree.text("Cargo.toml").map(str::parse::<Table>) {
-        Some(Ok(root)) => lookup(&root, &["workspace", "package", "publish"]) != Some(&Value::Boolean(false)),
-        _ => return vec![Finding::of_file("Cargo.toml", "is missing or no TOML")],
+    let Some(Ok(root)) = tree.text("Cargo.toml").map(str::parse::<Table>) else {
+        return vec![Finding::of_file("Cargo.toml", "is missing or no TOML")];
     };
     let mut findings = Vec::new();
     for (path, text) in tree.texts() {
         let Some(folder) = path.strip_suffix("/Cargo.toml") else { continue };
         match text.parse::<Table>() {
-            Ok(manifest) => findings.extend(check_manifest(path, folder, &manifest, published)),
+            Ok(manifest) => findings.extend(check_manifest(path, folder, &manifest, &root)),
             Err(error) => findings.push(Finding::of_file(path, format!("is no TOML: {}", error.message()))),
         }
     }
     findings
 }
 
-fn check_manifest(path: &str, folder: &str, manifest: &Table, workspace_published: bool) -> Vec<Finding> {
+fn check_manifest(path: &str, folder: &str, manifest: &Table, root: &Table) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |says: String| findings.push(Finding::of_file(path, says));
 
@@ -62,11 +61,13 @@ fn check_manifest(path: &str, folder: &str, manifest: &Table, workspace_publishe
     }
     let inherits = lookup(manifest, &["package", "publish", "workspace"]) == Some(&Value::Boolean(true));
     let refuses = lookup(manifest, &["package", "publish"]) == Some(&Value::Boolean(false));
-    if !refuses && (!inherits || workspace_published) {
+    let all_refuse = lookup(root, &["workspace", "package", "publish"]) == Some(&Value::Boolean(false));
+    let kept_back = refuses || (inherits && all_refuse);
+    if !kept_back {
         find("could be published by accident; write `publish.workspace = true`".to_owned());
     }
-    if lookup(manifest, &["lints", "workspace"]) != Some(&Value::Boolean(true)) {
-        find("does not follow the workspace's lints; add `[lints] workspace = true`".to_owned());
+    for lint in lints_missed(manifest, root) {
+        find(format!("does without the lint `{lint}`; add `[lints] workspace = true`, or repeat it"));
     }
 
     for (dependency, value) in dependencies(manifest) {
@@ -93,6 +94,26 @@ fn check_manifest(path: &str, folder: &str, manifest: &Table, workspace_publishe
     findings
 }
 
+/// The workspace's lints that a manifest neither inherits nor repeats. A crate that needs `unsafe` repeats them all, with
+/// `unsafe_code = "deny"` in place of `"forbid"`, so that each use must be allowed by name.
+fn lints_missed(manifest: &Table, root: &Table) -> Vec<String> {
+    if lookup(manifest, &["lints", "workspace"]) == Some(&Value::Boolean(true)) {
+        return Vec::new();
+    }
+    let groups = lookup(root, &["workspace", "lints"]).and_then(Value::as_table);
+    let wanted = groups.into_iter().flatten().flat_map(|(group, lints)| {
+        lints.as_table().into_iter().flatten().map(move |(lint, level)| (group, lint, level))
+    });
+    wanted
+        .filter(|(group, lint, level)| {
+            let own = lookup(manifest, &["lints", group, lint]);
+            let weakened = *lint == "unsafe_code" && own.and_then(Value::as_str) == Some("deny");
+            own != Some(level) && !weakened
+        })
+        .map(|(group, lint, _)| format!("{group}::{lint}"))
+        .collect()
+}
+
 /// Every dependency, whatever its kind and target.
 fn dependencies(manifest: &Table) -> Vec<(String, Value)> {
     let targets = manifest.get("target").and_then(Value::as_table);
@@ -117,7 +138,8 @@ fn lookup<'a>(table: &'a Table, keys: &[&str]) -> Option<&'a Value> {
 mod tests {
     use super::*;
 
-    const ROOT: &str = "[workspace.package]\npublish = false\n";
+    const ROOT: &str = "[workspace.package]\npublish = false\n\
+        [workspace.lints.rust]\nunsafe_code = \"forbid\"\n[workspace.lints.clippy]\ntodo = \"warn\"\n";
 
     fn says(folder: &str, package: &str, dependencies: &str) -> Vec<String> {
         let manifest = format!(
@@ -177,7 +199,18 @@ mod tests {
     fn a_manifest_that_could_be_published_or_escapes_the_lints_is_found() {
         let tree = Tree::of([("Cargo.toml", ROOT), ("xtask/Cargo.toml", "[package]\nname = \"xtask\"\n")]);
         let found = check(&tree);
-        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn a_crate_with_unsafe_code_repeats_the_lints() {
+        let manifest = "[package]\nname = \"skep-backends\"\npublish = false\n\
+            [lints.rust]\nunsafe_code = \"deny\"\n[lints.clippy]\ntodo = \"warn\"\n";
+        let tree = Tree::of([("Cargo.toml", ROOT), ("crates/backends/Cargo.toml", manifest)]);
+        assert_eq!(check(&tree), []);
+        let lax = manifest.replace("todo = \"warn\"", "todo = \"allow\"");
+        let tree = Tree::of([("Cargo.toml", ROOT), ("crates/backends/Cargo.toml", &lax)]);
+        assert_eq!(check(&tree).len(), 1);
     }
 
     #[test]

@@ -8,7 +8,6 @@ const LEFTOVERS: &[(&[&str], &str, &str)] = &[
     (&[".rs"], concat!("#[", "ignore"), "a test that is skipped tests nothing; mend it or take it out"),
     (&[".rs"], concat!("todo", "!("), "finish it"),
     (&[".rs"], concat!("unimplemented", "!("), "finish it"),
-    (&[".rs"], concat!("#![", "allow("), "allow where it is needed, with a reason, not for a whole file"),
     (&[".ts", ".tsx"], concat!(".", "only("), "runs alone and hides the rest"),
     (&[".ts", ".tsx"], concat!("test", ".fixme("), "a test that is skipped tests nothing"),
     (&[".ts", ".tsx"], concat!("@ts-", "ignore"), "say what is wrong with `@ts-expect-error` and a reason"),
@@ -36,6 +35,13 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
             findings.extend(
                 leftover.map(|(_, word, mend)| Finding::at(path, index, format!("`{word}`: {mend}"))),
             );
+            if path.ends_with(".rs")
+                && !path.contains("/tests/")
+                && line.starts_with(concat!("#![", "allow("))
+                && !line.contains("reason")
+            {
+                findings.push(Finding::at(path, index, "allow where it is needed, or say the `reason`"));
+            }
             if TEXT_ENDINGS.iter().any(|end| path.ends_with(end))
                 && let Some(folder) = machine_folder(line)
             {
@@ -75,6 +81,14 @@ mod tests {
             assert_eq!(lines(path, &format!("first\n  {word} …")), [2], "{word}");
             assert_eq!(lines("notes.txt", word), [0; 0], "{word}");
         }
+    }
+
+    #[test]
+    fn a_whole_file_is_exempted_with_a_reason_only() {
+        let bare = concat!("#![", "allow(dead_code)]");
+        assert_eq!(lines("crates/edge/src/lib.rs", bare), [1]);
+        assert_eq!(lines("crates/edge/tests/it/main.rs", bare), [0; 0]);
+        assert_eq!(lines("a.rs", concat!("#![", "allow(dead_code, reason = \"generated\")]")), [0; 0]);
     }
 
     #[test]
