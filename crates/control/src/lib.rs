@@ -1,1 +1,19 @@
-//! placeholder
+//! People and reconcilers: the portal, the launch page, the API, and the task that keeps the journal.
+//!
+//! The edge sends here what it does not answer itself ([`Control::serve`]); the command line and monitoring come through
+//! listeners of their own ([`Control::serve_admin`], [`Control::serve_metrics`]). What a visitor may do and what an
+//! operator may do differ by the router a request came through, never by anything the request says.
+//!
+//! Absent on purpose: decisions about instances (`launch`), SQL (`store`), cookies (`edge`, `identity`).
+
+mod api;
+mod control;
+mod follow;
+mod health;
+mod reconcile;
+mod rights;
+mod router;
+mod streams;
+mod ui;
+
+pub use control::{Control, ControlConfig, Deps};

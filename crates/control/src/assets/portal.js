@@ -1,0 +1,69 @@
+// Filters the list while one types, and lets the arrow keys walk through it. Without this script the search is a form.
+(() => {
+  "use strict";
+  const box = document.getElementById("q");
+  const grid = document.getElementById("apps");
+  const count = document.getElementById("count");
+  if (!box || !grid) return;
+
+  const cards = [...grid.children].map((card) => ({ card, text: card.textContent.toLowerCase() }));
+  const shown = () => cards.filter(({ card }) => !card.hidden).map(({ card }) => card.firstElementChild);
+  let announce;
+
+  const filter = () => {
+    const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let hits = 0;
+    for (const { card, text } of cards) {
+      const hit = words.every((word) => text.includes(word));
+      if (card.hidden === hit) card.hidden = !hit;
+      if (hit) hits += 1;
+    }
+    // Not at every key stroke: a screen reader would stumble.
+    clearTimeout(announce);
+    announce = setTimeout(() => {
+      const total = cards.length.toLocaleString("en");
+      const apps = cards.length === 1 ? "app" : "apps";
+      count.textContent = words.length ? `${hits.toLocaleString("en")} of ${total} ${apps}` : `${total} ${apps}`;
+    }, 200);
+  };
+  box.addEventListener("input", filter);
+  box.form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    shown()[0]?.focus();
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = event.target === box;
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      box.focus();
+      box.select();
+    } else if (event.key === "Escape" && (typing || grid.contains(event.target))) {
+      if (typing && box.value) {
+        box.value = "";
+        filter();
+      }
+      box.focus();
+    } else if (["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight"].includes(event.key)) {
+      walk(event, typing);
+    }
+  });
+
+  const walk = (event, typing) => {
+    const links = shown();
+    if (typing) {
+      if (event.key !== "ArrowDown" || !links.length) return;
+      event.preventDefault();
+      links[0].focus();
+      return;
+    }
+    const here = links.indexOf(event.target.closest?.("a"));
+    if (here < 0) return;
+    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const step = { ArrowDown: columns, ArrowUp: -columns, ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    event.preventDefault();
+    if (here + step < 0 && event.key === "ArrowUp") box.focus();
+    else links[Math.min(links.length - 1, Math.max(0, here + step))].focus();
+  };
+})();

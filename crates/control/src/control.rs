@@ -1,0 +1,373 @@
+//! The control plane's hub: it hands each call to whoever answers it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use skep_edge::{Client, ControlCall, Purpose, ReplyBody};
+use skep_launch::{Backend, BackendError, Handle, LogQuery};
+use skep_model::{AppId, AppSpec, Event, InstanceId, Mount, Principal, SeatId};
+use skep_store::{Journal, Store};
+use skep_telemetry::Exposition;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tower::ServiceExt;
+
+use crate::reconcile::record::{self, RecordState};
+use crate::rights::{Caller, Rights};
+use crate::streams::Streams;
+use crate::ui::launch::LaunchView;
+use crate::ui::page::Page;
+use crate::ui::portal::Cards;
+use crate::ui::refused::Refused;
+use crate::{follow, router, ui};
+
+/// Calls of the edge answered at a time; the rest wait in the edge's bounded channel.
+const MAX_ANSWERS: usize = 256;
+/// The longest an answer may take to begin. Stopping an app drains it first.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+const LAUNCH_LOG_LINES: usize = 12;
+
+/// What the control plane works with.
+pub struct Deps {
+    pub handle: Handle,
+    pub backends: Vec<Arc<dyn Backend>>,
+    pub store: Store,
+    pub exposition: Exposition,
+    pub config: ControlConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// The heading of the portal.
+    pub site: String,
+    /// Whether visitors see what a starting or failed app wrote. For loopback without a login.
+    pub show_logs: bool,
+    /// Whether a login is configured. Without one, everybody uses every app.
+    pub login: bool,
+    /// How long the journal is kept.
+    pub journal_age: Duration,
+    /// How many records of it are kept at most.
+    pub journal_records: u32,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            site: "Apps".to_owned(),
+            show_logs: false,
+            login: false,
+            journal_age: Duration::from_secs(365 * 24 * 3600),
+            journal_records: 1_000_000,
+        }
+    }
+}
+
+/// The control plane. Cheap to clone.
+#[derive(Clone)]
+pub struct Control(Arc<Inner>);
+
+struct Inner {
+    handle: Handle,
+    backends: Vec<Arc<dyn Backend>>,
+    store: Store,
+    exposition: Exposition,
+    config: ControlConfig,
+    record: watch::Sender<RecordState>,
+    streams: Streams,
+    cards: Mutex<Arc<Cards>>,
+    /// Apps whose instances were ever reported.
+    reported: Mutex<BTreeSet<String>>,
+}
+
+impl Control {
+    pub fn new(deps: Deps) -> Self {
+        let Deps { handle, backends, store, exposition, config } = deps;
+        Self(Arc::new(Inner {
+            handle,
+            backends,
+            store,
+            exposition,
+            config,
+            record: watch::Sender::default(),
+            streams: Streams::default(),
+            cards: Mutex::default(),
+            reported: Mutex::default(),
+        }))
+    }
+
+    /// Answers the edge's calls, a bounded number at a time, until the edge is gone.
+    pub async fn serve(self, mut calls: mpsc::Receiver<ControlCall>) {
+        let answers = Arc::new(Semaphore::new(MAX_ANSWERS));
+        let own = router::visitors(self.clone());
+        while let Some(call) = calls.recv().await {
+            let Ok(permit) = Arc::clone(&answers).acquire_owned().await else { return };
+            let (control, own) = (self.clone(), own.clone());
+            tokio::spawn(async move {
+                control.answer(own, call).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Serves the API with full rights, health and metrics on the control socket. Its file mode is its lock.
+    ///
+    /// # Errors
+    /// When the socket cannot accept any more.
+    pub async fn serve_admin(self, listener: UnixListener) -> std::io::Result<()> {
+        axum::serve(listener, router::operators(self)).await
+    }
+
+    /// Serves metrics and health, and nothing else, on the admin listener.
+    ///
+    /// # Errors
+    /// When the listener cannot accept any more.
+    pub async fn serve_metrics(self, listener: TcpListener) -> std::io::Result<()> {
+        axum::serve(listener, router::metrics(self)).await
+    }
+
+    /// The API with full rights, health and metrics, for whoever serves it otherwise.
+    pub fn admin_router(&self) -> axum::Router {
+        router::operators(self.clone())
+    }
+
+    /// Metrics and health.
+    pub fn metrics_router(&self) -> axum::Router {
+        router::metrics(self.clone())
+    }
+
+    /// Keeps the journal: writes what arrives until the channel closes, then what is left.
+    pub async fn record(self, events: mpsc::Receiver<Event>) {
+        let config = &self.0.config;
+        let retention = record::Keep { age: config.journal_age, records: config.journal_records };
+        record::run(self.0.store.journal(), events, &self.0.record, retention).await;
+    }
+
+    async fn answer(&self, own: axum::Router, call: ControlCall) {
+        let ControlCall { purpose, request, client, principal, mut reply } = call;
+        let name = purpose_name(&purpose);
+        let respond = self.respond(own, purpose, request.map(Body::new), client, principal);
+        let response = tokio::select! {
+            response = tokio::time::timeout(ANSWER_DEADLINE, Box::pin(respond)) => response,
+            // The visitor left; nobody wants the answer.
+            () = reply.closed() => return,
+        };
+        let response = response.unwrap_or_else(|_| {
+            ui::assets::plain(StatusCode::GATEWAY_TIMEOUT, "Skep took too long to answer. Try again.\n")
+        });
+        let code = response.status().as_u16().to_string();
+        metrics::counter!("skep_control_answers_total", "purpose" => name, "code" => code).increment(1);
+        let _ = reply.send(response.map(into_reply));
+    }
+
+    async fn respond(
+        &self,
+        own: axum::Router,
+        purpose: Purpose,
+        mut request: Request<Body>,
+        client: Client,
+        principal: Principal,
+    ) -> Response<Body> {
+        let login = self.0.config.login;
+        let request_id = client.request_id;
+        match purpose {
+            Purpose::Own => {
+                let rights = Rights::Visitor { principal, login };
+                request.extensions_mut().insert(Caller { rights, request_id });
+                request.extensions_mut().insert(client);
+                own.oneshot(request).await.unwrap_or_else(|never| match never {})
+            }
+            Purpose::LaunchPage { app, seat } => self.launch_page(&app, seat.seat, request_id).await,
+            Purpose::LaunchFollow { app, seat } => self.launch_follow(app, seat.seat),
+            Purpose::LaunchRetry { app } => {
+                self.0.handle.retry(&app);
+                empty(StatusCode::NO_CONTENT)
+            }
+            Purpose::RefusedPage { app, refusal } => self.refusal(&app, &request, request_id, |refused| {
+                ui::refused::refusal_page(refused, &app, &refusal)
+            }),
+            Purpose::BrokenPage { app, summary } => self.refusal(&app, &request, request_id, |refused| {
+                ui::refused::broken_page(refused, &app, &summary)
+            }),
+        }
+    }
+
+    async fn launch_page(&self, app: &AppId, seat: SeatId, request_id: u64) -> Response<Body> {
+        let Some(spec) = self.app(app) else {
+            let page = ui::refused::not_found_page(app.as_str(), &[], self.portal_path(), request_id);
+            return page.respond();
+        };
+        let status = self.0.handle.status(app, Some(seat));
+        let lines = match &status.instance {
+            Some(instance) if self.0.config.show_logs => self.tail(instance, LAUNCH_LOG_LINES).await,
+            _ => Vec::new(),
+        };
+        let lines = self.0.config.show_logs.then_some(lines.as_slice());
+        let portal = self.portal_path();
+        ui::launch::page(&LaunchView { spec: &spec, status: &status, lines, portal, request_id }).respond()
+    }
+
+    fn launch_follow(&self, app: AppId, seat: SeatId) -> Response<Body> {
+        let control = self.clone();
+        let Some(body) = self.0.streams.open(|feed| follow::follow(control, app, seat, feed)) else {
+            return crate::api::Problem::too_many_streams().response();
+        };
+        streaming("application/x-ndjson", body)
+    }
+
+    fn refusal(
+        &self,
+        app: &AppId,
+        request: &Request<Body>,
+        request_id: u64,
+        page: impl FnOnce(&Refused<'_>) -> Page,
+    ) -> Response<Body> {
+        let spec = self.app(app);
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let refused = Refused {
+            spec: spec.as_deref(),
+            target,
+            show_lines: self.0.config.show_logs,
+            portal: self.portal_path(),
+            request_id,
+        };
+        page(&refused).respond()
+    }
+}
+
+/// What the routes use.
+impl Control {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.0.handle
+    }
+
+    pub(crate) fn config(&self) -> &ControlConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn journal(&self) -> Journal {
+        self.0.store.journal()
+    }
+
+    pub(crate) fn exposition(&self) -> &Exposition {
+        &self.0.exposition
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
+    }
+
+    /// How the journal is doing; changes with every batch written.
+    pub(crate) fn recorded(&self) -> watch::Receiver<RecordState> {
+        self.0.record.subscribe()
+    }
+
+    pub(crate) fn app(&self, id: &AppId) -> Option<Arc<AppSpec>> {
+        self.0.handle.apps().into_iter().find(|spec| spec.id == *id)
+    }
+
+    /// The cards of the apps published now.
+    pub(crate) fn cards(&self) -> Arc<Cards> {
+        let apps = self.0.handle.apps();
+        let known = Arc::clone(&self.0.cards.lock());
+        if known.fit(&apps) {
+            return known;
+        }
+        let cards = Arc::new(Cards::render(apps));
+        *self.0.cards.lock() = Arc::clone(&cards);
+        cards
+    }
+
+    /// Where the list of apps is: at `/`, unless an app is published there.
+    pub(crate) fn portal_path(&self) -> &'static str {
+        let root = Mount::root();
+        if self.0.handle.apps().iter().any(|spec| spec.mount == root) { "/_skep/" } else { "/" }
+    }
+
+    /// Apps with at least one instance that is up.
+    pub(crate) fn running(&self) -> HashSet<AppId> {
+        let up = |view: &skep_launch::InstanceView| view.phase == skep_launch::InstancePhase::Ready;
+        self.0.handle.instances().into_iter().filter(up).map(|view| view.app).collect()
+    }
+
+    /// Every app that was ever reported in the metrics, including these now.
+    pub(crate) fn known_apps<'a>(&self, now: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+        let mut reported = self.0.reported.lock();
+        reported.extend(now.cloned());
+        reported.clone()
+    }
+
+    pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
+        &self.0.backends
+    }
+
+    /// The log of an instance, alive or ended, from whichever backend knows it.
+    pub(crate) async fn logs(
+        &self,
+        id: &InstanceId,
+        query: LogQuery,
+    ) -> Result<BoxStream<'static, String>, BackendError> {
+        let mut answer = Err(BackendError::Unknown);
+        for backend in &self.0.backends {
+            answer = backend.logs(id, query).await;
+            if !matches!(answer, Err(BackendError::Unknown)) {
+                break;
+            }
+        }
+        answer
+    }
+
+    /// The last lines of an instance's log; none when they cannot be had at once.
+    async fn tail(&self, id: &InstanceId, lines: usize) -> Vec<String> {
+        let read = async {
+            let stream = self.logs(id, LogQuery { tail: lines, follow: false }).await.ok()?;
+            Some(stream.take(lines).collect::<Vec<_>>().await)
+        };
+        let read = tokio::time::timeout(Duration::from_millis(200), read).await;
+        read.ok().flatten().unwrap_or_default()
+    }
+}
+
+pub(crate) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// An answer that goes on; nothing between us and the browser may collect it first.
+pub(crate) fn streaming(media_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn into_reply(body: Body) -> ReplyBody {
+    ReplyBody::new(body.map_err(Into::into))
+}
+
+fn purpose_name(purpose: &Purpose) -> &'static str {
+    match purpose {
+        Purpose::Own => "own",
+        Purpose::LaunchPage { .. } => "launch-page",
+        Purpose::LaunchFollow { .. } => "launch-follow",
+        Purpose::LaunchRetry { .. } => "launch-retry",
+        Purpose::RefusedPage { .. } => "refused-page",
+        Purpose::BrokenPage { .. } => "broken-page",
+    }
+}

@@ -1,0 +1,147 @@
+//! The launch page's stream: one line of JSON per change of the start, until the app is ready or has failed.
+//!
+//! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or `{"log": [lines]}`.
+//! An empty line every ten seconds shows that both ends are alive.
+
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use serde::Serialize;
+use skep_launch::{LaunchStatus, LogQuery, Stage};
+use skep_model::{AppId, InstanceId, SeatId};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::control::Control;
+use crate::streams::Feed;
+use crate::ui::html::plain_line;
+use crate::ui::launch::says;
+
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Changes closer together than this become one line.
+const QUIET: Duration = Duration::from_millis(50);
+/// The page asks again after this long; nothing is followed for ever.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+const LOG_TAIL: usize = 12;
+const LINE_CHARS: usize = 300;
+/// Lines sent at once; a flood is thinned to its end.
+const LOG_BURST: usize = 40;
+
+#[derive(Serialize)]
+struct StatusLine<'a> {
+    #[serde(flatten)]
+    status: &'a LaunchStatus,
+    says: String,
+}
+
+#[derive(Serialize)]
+struct LogLine<'a> {
+    log: &'a [String],
+}
+
+/// Writes the stream.
+pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Feed) {
+    let deadline = Instant::now() + LONGEST;
+    let mut keep_alive = interval(KEEP_ALIVE);
+    keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    keep_alive.reset();
+    let mut log = Log::default();
+    let mut shown: Option<LaunchStatus> = None;
+    while Instant::now() < deadline {
+        // First listen, then look: a change in between is not missed.
+        let changed = control.handle().changed(&app);
+        tokio::pin!(changed);
+        let changed_already = changed.as_mut().now_or_never().is_some();
+        let status = control.handle().status(&app, Some(seat));
+        let over = status.stage == Stage::Ready || status.failure.is_some();
+        if shown.as_ref().is_none_or(|shown| differs(shown, &status)) {
+            let line = line(&StatusLine { status: &status, says: says(&status) });
+            if !feed.send(line).await || over {
+                return;
+            }
+        }
+        if control.config().show_logs {
+            log.attach(&control, status.instance.as_ref()).await;
+        }
+        shown = Some(status);
+        if changed_already {
+            sleep(QUIET).await;
+            continue;
+        }
+        let alive = tokio::select! {
+            () = &mut changed => { sleep(QUIET).await; true }
+            lines = log.next() => feed.send(line(&LogLine { log: &lines })).await,
+            _ = keep_alive.tick() => feed.send("\n").await,
+        };
+        if !alive {
+            return;
+        }
+    }
+}
+
+/// Whether a visitor would see a difference; time passes on the page by itself.
+fn differs(a: &LaunchStatus, b: &LaunchStatus) -> bool {
+    (a.stage, &a.detail, a.place, a.waiting, a.usual_ms, &a.instance)
+        != (b.stage, &b.detail, b.place, b.waiting, b.usual_ms, &b.instance)
+        || a.failure.is_some() != b.failure.is_some()
+}
+
+fn line(value: &impl Serialize) -> String {
+    // Our own types always serialise; an empty line would only be a keep-alive.
+    let mut text = serde_json::to_string(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The log of the instance being waited for.
+#[derive(Default)]
+struct Log {
+    of: Option<InstanceId>,
+    lines: Option<BoxStream<'static, String>>,
+    /// Read and not yet sent.
+    read: Vec<String>,
+}
+
+impl Log {
+    /// Follows the log of another instance from now on, if it is another.
+    async fn attach(&mut self, control: &Control, instance: Option<&InstanceId>) {
+        if self.of.as_ref() == instance || instance.is_none() {
+            return;
+        }
+        self.of = instance.cloned();
+        self.lines = None;
+        if let Some(instance) = instance {
+            let query = LogQuery { tail: LOG_TAIL, follow: true };
+            // A start must not wait for its log.
+            let opened = timeout(Duration::from_millis(500), control.logs(instance, query)).await;
+            self.lines = opened.ok().and_then(Result::ok);
+        }
+    }
+
+    /// The next lines, several at once when they are there. Never resolves without a log. May be dropped at any time:
+    /// what was read stays for the next call.
+    async fn next(&mut self) -> Vec<String> {
+        if self.read.is_empty() {
+            match &mut self.lines {
+                None => return std::future::pending().await,
+                Some(stream) => match stream.next().await {
+                    Some(line) => self.read.push(plain_line(&line, LINE_CHARS)),
+                    None => {
+                        self.lines = None;
+                        return std::future::pending().await;
+                    }
+                },
+            }
+        }
+        sleep(QUIET).await;
+        if let Some(stream) = &mut self.lines {
+            while let Some(Some(line)) = stream.next().now_or_never() {
+                if self.read.len() == LOG_BURST {
+                    self.read.remove(0);
+                }
+                self.read.push(plain_line(&line, LINE_CHARS));
+            }
+        }
+        std::mem::take(&mut self.read)
+    }
+}

@@ -1,0 +1,3 @@
+//! Tasks that keep something true.
+
+pub(crate) mod record;
