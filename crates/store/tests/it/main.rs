@@ -1,6 +1,7 @@
 //! The store on both engines: every test of `journal.rs` runs on a SQLite file and on a private PostgreSQL server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking, in their helpers too")]
 mod journal;
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 mod postgres;
 mod sqlite;
