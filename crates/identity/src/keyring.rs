@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
-use crate::hmac::subkey;
+use crate::subkey::subkey;
 
 /// Keys a ring may hold. Each further key makes a foreign cookie no dearer to refuse (the key is found by its id), so
 /// the bound only keeps the file readable.

@@ -7,9 +7,9 @@
 //!
 //! Absent on purpose: expiry (it belongs into the sealed content of whoever needs it), session stores, passwords.
 
-mod hmac;
 mod keyring;
 mod seat;
+mod subkey;
 
 pub use keyring::{IdentityError, KeyRing, MAX_KEYS, Sealer};
 pub use seat::{SEAT_COOKIE, SeatCookie, SeatSealer};
