@@ -37,6 +37,8 @@ pub enum IdentityError {
     TooOpen { path: PathBuf, mode: u32 },
     #[error("the operating system gave no random numbers: {0}")]
     Random(String),
+    #[error("the password could not be hashed: {0}")]
+    Hash(String),
 }
 
 /// The keys of this installation. Immutable once read; a rotation yields a new ring.
@@ -226,6 +228,11 @@ impl Sealer {
 
     /// `None` for whatever this ring did not seal under this name and context.
     pub fn open(&self, context: &str, text: &str) -> Option<Vec<u8>> {
+        self.open_dated(context, text).map(|(plain, _)| plain)
+    }
+
+    /// As [`Sealer::open`], and whether the ring's first key sealed it. If not, seal it anew: that key will go.
+    pub fn open_dated(&self, context: &str, text: &str) -> Option<(Vec<u8>, bool)> {
         if text.len() > MAX_TEXT {
             return None;
         }
@@ -235,10 +242,11 @@ impl Sealer {
         }
         let (head, sealed) = bytes.split_at(HEAD);
         let (kid, nonce) = head.get(1..)?.split_at(KID);
-        let (_, cipher) = self.ciphers.iter().find(|(id, _)| id == kid)?;
+        let (at, (_, cipher)) = self.ciphers.iter().enumerate().find(|(_, (id, _))| id == kid)?;
         let nonce: [u8; NONCE] = nonce.try_into().ok()?;
         let aad = self.aad(context);
-        cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).ok()
+        let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).ok()?;
+        Some((plain, at == 0))
     }
 
     // The zero byte keeps ("ab", "c") apart from ("a", "bc"); neither a name nor an app id can hold one.
@@ -257,7 +265,7 @@ impl fmt::Debug for Sealer {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| IdentityError::Random(error.to_string()))?;
     Ok(bytes)

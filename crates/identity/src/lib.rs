@@ -1,15 +1,33 @@
-//! Sealed cookies: state that travels with the visitor, unreadable and unforgeable.
+//! Who asks, and what they may do: sealed cookies, sessions, passwords, permissions.
 //!
-//! A [`KeyRing`] holds the keys (a file that several Skeps may share), [`Sealer`] seals and opens for one purpose, and
-//! [`SeatCookie`] is what the `skep-seat` cookie says. Invariants: a text opens only under the name and the context it
-//! was sealed for; whatever does not open is `None`, without a reason an attacker could learn from; no key ever appears
-//! in `Debug` output.
+//! A [`KeyRing`] holds the keys (a file that several Skeps may share), [`Sealer`] seals and opens for one purpose,
+//! [`SeatCookie`] is what the `skep-seat` cookie says and [`Session`] what the login cookie says. [`Policy`] decides who
+//! may do what; [`Admission`] is the snapshot of it all that event loops admit requests with. [`Passwords`] and
+//! [`Throttle`] serve the login of local users.
 //!
-//! Absent on purpose: expiry (it belongs into the sealed content of whoever needs it), session stores, passwords.
+//! Invariants: a text opens only under the name and the context it was sealed for; whatever does not open is `None`,
+//! without a reason an attacker could learn from; no key and no password ever appears in `Debug` output. Everything but
+//! reading the key ring, drawing random numbers and hashing passwords is pure: time is an argument.
+//!
+//! Absent on purpose: session stores, SQL, HTTP.
 
+pub mod admission;
+pub mod cookies;
 mod keyring;
+mod local;
+mod permission;
+mod policy;
 mod seat;
+mod session;
 mod subkey;
+pub mod throttle;
 
+pub use admission::{Admission, Admitted, Person};
+pub use cookies::{GUEST_COOKIE, LoginCookie};
 pub use keyring::{IdentityError, KeyRing, MAX_KEYS, Sealer};
+pub use local::{MAX_PASSWORD, MIN_PASSWORD, Passwords, Verdict, WeakPassword, check_choice, cores};
+pub use permission::{Permission, Permissions, Role};
+pub use policy::{Decision, Gives, Grant, Grantee, Object, Policy, Scope, Why, WhyNot, fold};
 pub use seat::{SEAT_COOKIE, SeatCookie, SeatSealer};
+pub use session::{Opened, Session, SessionId, SessionRules, SessionSealer};
+pub use throttle::{Throttle, ThrottleRules};
