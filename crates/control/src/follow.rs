@@ -1,6 +1,7 @@
 //! The launch page's stream: one line of JSON per change of the start, until the app is ready or has failed.
 //!
-//! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or `{"log": [lines]}`.
+//! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or `{"log": [lines]}`, or
+//! `{"again": true}` for a visitor who has lost the place in the line and must load the page anew.
 //! An empty line every ten seconds shows that both ends are alive.
 
 use std::time::Duration;
@@ -22,6 +23,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(50);
 /// The page asks again after this long; nothing is followed for ever.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// How long a visitor may be without a place and without an instance being started.
+const PLACELESS: Duration = Duration::from_millis(1500);
 const LOG_TAIL: usize = 12;
 const LINE_CHARS: usize = 300;
 /// Lines sent at once; a flood is thinned to its end.
@@ -47,6 +50,7 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
     keep_alive.reset();
     let mut log = Log::default();
     let mut shown: Option<LaunchStatus> = None;
+    let mut placeless_since: Option<Instant> = None;
     while Instant::now() < deadline {
         // First listen, then look: a change in between is not missed.
         let changed = control.handle().changed(&app);
@@ -54,6 +58,14 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
         let changed_already = changed.as_mut().now_or_never().is_some();
         let status = control.handle().status(&app, Some(seat));
         let over = status.stage == Stage::Ready || status.failure.is_some();
+        let placeless = !over && status.place.is_none() && status.instance.is_none();
+        let since = placeless.then(|| placeless_since.unwrap_or_else(Instant::now));
+        placeless_since = since;
+        if since.is_some_and(|since| since.elapsed() > PLACELESS) {
+            // Nothing is being started for this visitor; only a new page load changes that.
+            feed.send("{\"again\":true}\n").await;
+            return;
+        }
         if shown.as_ref().is_none_or(|shown| differs(shown, &status)) {
             let line = line(&StatusLine { status: &status, says: says(&status) });
             if !feed.send(line).await || over {

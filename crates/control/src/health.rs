@@ -28,37 +28,25 @@ pub(crate) async fn ready(State(control): State<Control>) -> Response {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(control): State<Control>) -> (HeaderMap, String) {
-    note_instances(&control);
+    note_seats(&control);
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, axum::http::HeaderValue::from_static(Exposition::CONTENT_TYPE));
     (headers, control.exposition().prometheus())
 }
 
-/// Counts instances and seats when somebody looks, rather than at every change.
-fn note_instances(control: &Control) {
-    const PHASES: [(InstancePhase, &str); 4] = [
-        (InstancePhase::Starting, "starting"),
-        (InstancePhase::Ready, "ready"),
-        (InstancePhase::Draining, "draining"),
-        (InstancePhase::Stopping, "stopping"),
-    ];
-    let mut counted: HashMap<String, ([u32; 4], u32, u32)> = HashMap::new();
-    // An app that had instances once goes on being reported, with zeros.
+/// Counts seats when somebody looks, rather than at every change.
+fn note_seats(control: &Control) {
+    let mut counted: HashMap<String, (u32, u32)> = HashMap::new();
     for view in control.handle().instances() {
-        let (phases, taken, free) = counted.entry(view.app.to_string()).or_default();
-        for ((phase, _), count) in PHASES.iter().zip(phases.iter_mut()) {
-            *count += u32::from(*phase == view.phase);
-        }
+        let (taken, free) = counted.entry(view.app.to_string()).or_default();
         if view.phase == InstancePhase::Ready {
             *taken += view.taken;
             *free += view.seats.saturating_sub(view.taken);
         }
     }
+    // An app that had instances once goes on being reported, with zeros.
     for app in control.known_apps(counted.keys()) {
-        let (phases, taken, free) = counted.get(&app).copied().unwrap_or_default();
-        for ((_, name), count) in PHASES.iter().zip(phases) {
-            metrics::gauge!("skep_app_instances", "app" => app.clone(), "phase" => *name).set(count);
-        }
+        let (taken, free) = counted.get(&app).copied().unwrap_or_default();
         metrics::gauge!("skep_app_seats", "app" => app.clone(), "state" => "taken").set(taken);
         metrics::gauge!("skep_app_seats", "app" => app, "state" => "free").set(free);
     }

@@ -103,6 +103,10 @@
       for (const line of lines.filter(Boolean)) {
         const news = JSON.parse(line);
         if (news.log) log(news.log);
+        if (news.again) {
+          open(0);
+          return false;
+        }
         if (!news.stage) continue;
         show(news);
         if (news.stage === "ready" || news.failure) {

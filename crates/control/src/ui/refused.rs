@@ -231,7 +231,7 @@ pub(crate) fn nearest<'a>(path: &str, apps: impl Iterator<Item = &'a AppSpec>) -
     if asked.is_empty() {
         return Vec::new();
     }
-    let limit = (asked.len() / 3).max(1);
+    let limit = ((asked.len() + 1) / 3).max(1);
     let mut close: Vec<(usize, &AppSpec)> = apps
         .filter_map(|spec| {
             let id: Vec<char> = spec.id.as_str().chars().collect();
