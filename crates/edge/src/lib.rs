@@ -8,8 +8,35 @@
 //! [`skep_launch::Handle`]; pages and the API are somebody else's: requests for them leave through a bounded channel as
 //! [`ControlCall`]s. Absent on purpose: SQL, HTML, ACME, config files.
 
+mod access_log;
+mod body;
+mod claim;
+mod config;
+mod conn;
 mod control_call;
+mod edge;
+mod error;
+mod exchange;
+mod forward;
+mod frames;
+mod listen;
+mod meters;
+mod own;
+mod pool;
+mod problem;
+mod request;
 mod routes;
+pub mod sanitize;
+mod static_site;
+mod tls;
+mod tunnel;
+mod visit;
+mod worker;
 
+pub use access_log::{AccessLog, LogFormat};
+pub use config::{BadCidr, Cidr, EdgeConfig, HostRule, Limits, ListenSocket, ListenerConfig};
 pub use control_call::{CallBody, Client, ControlCall, Purpose, ReplyBody};
+pub use edge::Edge;
+pub use error::EdgeError;
 pub use routes::{Route, RouteTable};
+pub use tls::Certificates;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use skep_model::{AppSpec, Framework, Source};
+use skep_model::{AppId, AppSpec, Framework, Source};
 
 /// One published app, as the edge needs it.
 #[derive(Debug, Clone)]
@@ -19,6 +19,15 @@ pub struct Route {
 pub struct RouteTable {
     root: Option<Route>,
     by_segment: HashMap<String, Route>,
+    mounts: HashMap<AppId, String>,
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    App(&'a Route),
+    /// An app's mount path without its last slash.
+    Slash,
 }
 
 impl RouteTable {
@@ -29,6 +38,7 @@ impl RouteTable {
                 (Source::Folder { dir, .. }, Framework::Static) => Some(dir.clone()),
                 _ => None,
             };
+            table.mounts.insert(spec.id.clone(), spec.mount.as_str().to_owned());
             let route = Route { spec: Arc::clone(spec), static_dir };
             match spec.mount.as_str().trim_matches('/') {
                 "" => table.root = Some(route),
@@ -38,5 +48,24 @@ impl RouteTable {
             }
         }
         table
+    }
+
+    /// `path` is normalised. The app at `/` takes what no other app does.
+    pub(crate) fn find(&self, path: &str) -> Option<Found<'_>> {
+        let rest = path.strip_prefix('/')?;
+        let (segment, slash) = match rest.split_once('/') {
+            Some((segment, _)) => (segment, true),
+            None => (rest, false),
+        };
+        match self.by_segment.get(segment) {
+            Some(route) if slash => Some(Found::App(route)),
+            Some(_) => Some(Found::Slash),
+            None => self.root.as_ref().map(Found::App),
+        }
+    }
+
+    /// Where an app's URLs begin, with the slash at its end.
+    pub(crate) fn mount_of(&self, app: &AppId) -> Option<&str> {
+        self.mounts.get(app).map(String::as_str)
     }
 }

@@ -1,0 +1,280 @@
+//! The access log: one line per exchange, written by a thread of its own.
+//!
+//! The event loops format lines into a buffer of theirs and hand it over now and then; when the writer cannot follow,
+//! buffers are dropped and counted, and the log says so. Paths are logged without their query: queries hold secrets.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::Method;
+use http::uri::PathAndQuery;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use skep_model::{AppId, InstanceId};
+
+/// Where the access log goes, and how its lines look.
+pub struct AccessLog {
+    pub format: LogFormat,
+    pub writer: Box<dyn Write + Send>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// The Common Log Format with the duration in microseconds at its end.
+    Common,
+}
+
+/// One exchange, as logged.
+pub(crate) struct Record {
+    pub(crate) request_id: u64,
+    pub(crate) client: IpAddr,
+    pub(crate) method: Method,
+    pub(crate) target: Option<PathAndQuery>,
+    pub(crate) status: u16,
+    /// Of the answer's body; of a tunnel, what went to the client.
+    pub(crate) bytes: u64,
+    pub(crate) duration: Duration,
+    pub(crate) app: Option<AppId>,
+    pub(crate) instance: Option<InstanceId>,
+    /// How long the request waited for its app.
+    pub(crate) held: Option<Duration>,
+    pub(crate) note: Option<String>,
+}
+
+/// Buffers on their way to the writer.
+const QUEUE: usize = 256;
+/// A buffer is handed over at this size, or at the loop's next tick.
+const FULL: usize = 16 * 1024;
+
+/// One loop's end of the log.
+pub(crate) struct LogBuffer {
+    format: LogFormat,
+    lines: String,
+    to_writer: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The writer's end: joined when the edge stops.
+pub(crate) struct LogWriter {
+    format: LogFormat,
+    to_writer: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl LogWriter {
+    pub(crate) fn start(log: AccessLog) -> std::io::Result<Self> {
+        let (to_writer, lines) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (format, mut writer) = (log.format, log.writer);
+        let counted = Arc::clone(&dropped);
+        let thread = std::thread::Builder::new()
+            .name("skep-access-log".to_owned())
+            .spawn(move || write_all(&lines, writer.as_mut(), format, &counted))?;
+        Ok(Self { format, to_writer, dropped, thread })
+    }
+
+    pub(crate) fn buffer(&self) -> LogBuffer {
+        LogBuffer {
+            format: self.format,
+            lines: String::new(),
+            to_writer: self.to_writer.clone(),
+            dropped: Arc::clone(&self.dropped),
+        }
+    }
+
+    /// Waits until everything handed over is written. Every [`LogBuffer`] must be gone.
+    pub(crate) fn finish(self) {
+        drop(self.to_writer);
+        let _ = self.thread.join();
+    }
+}
+
+fn write_all(lines: &Receiver<String>, writer: &mut dyn Write, format: LogFormat, dropped: &AtomicU64) {
+    let mut failing = false;
+    while let Ok(text) = lines.recv() {
+        let lost = dropped.swap(0, Relaxed);
+        let result = writer
+            .write_all(text.as_bytes())
+            .and_then(
+                |()| if lost > 0 { writer.write_all(lost_line(format, lost).as_bytes()) } else { Ok(()) },
+            )
+            .and_then(|()| writer.flush());
+        match result {
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(%error, "the access log cannot be written; its lines are lost until it can");
+            }
+            Err(_) => {}
+            Ok(()) => failing = false,
+        }
+    }
+}
+
+fn lost_line(format: LogFormat, lost: u64) -> String {
+    match format {
+        LogFormat::Json => format!("{{\"time\":\"{}\",\"lost_lines\":{lost}}}\n", Timestamp::now()),
+        LogFormat::Common => format!("# {} {lost} lines were lost\n", Timestamp::now()),
+    }
+}
+
+impl LogBuffer {
+    pub(crate) fn add(&mut self, record: &Record) {
+        let now = Timestamp::now();
+        // Writing to a string cannot fail.
+        let _ = match self.format {
+            LogFormat::Json => write_json(&mut self.lines, record, now),
+            LogFormat::Common => write_common(&mut self.lines, record, now),
+        };
+        if self.lines.len() >= FULL {
+            self.hand_over();
+        }
+    }
+
+    pub(crate) fn hand_over(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.lines);
+        let count = lines.bytes().filter(|&b| b == b'\n').count() as u64;
+        match self.to_writer.try_send(lines) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(count, Relaxed);
+                metrics::counter!("skep_edge_access_log_lost_lines_total").increment(count);
+            }
+        }
+    }
+}
+
+impl Drop for LogBuffer {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn path(record: &Record) -> &str {
+    record.target.as_ref().map_or("-", PathAndQuery::path)
+}
+
+fn write_json(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Result {
+    write!(out, "{{\"time\":\"{now:.3}\",\"id\":\"{:016x}\",\"client\":\"", record.request_id)?;
+    write!(out, "{}\",\"method\":\"{}\",\"path\":\"", record.client, record.method)?;
+    escape(out, path(record));
+    write!(out, "\",\"status\":{},\"bytes\":{}", record.status, record.bytes)?;
+    write!(out, ",\"ms\":{:.3}", record.duration.as_secs_f64() * 1000.0)?;
+    if let Some(app) = &record.app {
+        write!(out, ",\"app\":\"{app}\"")?;
+    }
+    if let Some(instance) = &record.instance {
+        write!(out, ",\"instance\":\"{instance}\"")?;
+    }
+    if let Some(held) = record.held {
+        write!(out, ",\"held_ms\":{:.3}", held.as_secs_f64() * 1000.0)?;
+    }
+    if let Some(note) = &record.note {
+        out.push_str(",\"note\":\"");
+        escape(out, note);
+        out.push('"');
+    }
+    out.push_str("}\n");
+    Ok(())
+}
+
+fn write_common(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Result {
+    let time = now.to_zoned(TimeZone::UTC).strftime("%d/%b/%Y:%H:%M:%S +0000");
+    write!(out, "{} - - [{time}] \"{} ", record.client, record.method)?;
+    escape(out, path(record));
+    writeln!(out, " HTTP/1.1\" {} {} {}", record.status, record.bytes, record.duration.as_micros())
+}
+
+/// For both formats: quotes, backslashes and control characters are escaped as in JSON.
+fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            request_id: 7,
+            client: "192.0.2.1".parse().unwrap(),
+            method: Method::GET,
+            target: Some("/a\"b?token=secret".parse().unwrap()),
+            status: 200,
+            bytes: 12,
+            duration: Duration::from_micros(1500),
+            app: Some("sales".parse().unwrap()),
+            instance: None,
+            held: Some(Duration::from_millis(20)),
+            note: Some("a\nb".to_owned()),
+        }
+    }
+
+    #[test]
+    fn json_lines_parse_and_hide_the_query() {
+        let mut out = String::new();
+        write_json(&mut out, &record(), Timestamp::UNIX_EPOCH).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(value["path"], "/a\"b");
+        assert_eq!(value["id"], "0000000000000007");
+        assert_eq!(value["held_ms"], 20.0);
+        assert_eq!(value["ms"], 1.5);
+        assert_eq!(value["note"], "a\nb");
+        assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+        assert!(!out.contains("secret"));
+    }
+
+    #[test]
+    fn common_lines_look_as_usual() {
+        let mut out = String::new();
+        write_common(&mut out, &record(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(out, "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"GET /a\\\"b HTTP/1.1\" 200 12 1500\n");
+    }
+
+    #[test]
+    fn a_stuck_writer_costs_lines_not_time() {
+        struct Stuck(Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, stuck) = std::sync::mpsc::channel();
+        let log = AccessLog { format: LogFormat::Common, writer: Box::new(Stuck(stuck)) };
+        let writer = LogWriter::start(log).unwrap();
+        let mut buffer = writer.buffer();
+        for _ in 0..QUEUE * 2 {
+            buffer.add(&record());
+            buffer.hand_over();
+        }
+        assert!(writer.dropped.load(Relaxed) >= QUEUE as u64 - 1);
+        drop(release);
+        drop(buffer);
+        writer.finish();
+    }
+}

@@ -1,0 +1,112 @@
+//! One request and its answer, from the first look at the head to the last byte: the record that is logged and counted
+//! whatever happens in between.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Method;
+use http::uri::PathAndQuery;
+use skep_launch::Lease;
+use skep_model::{AppId, InstanceId};
+
+use crate::access_log::Record;
+use crate::conn::ConnState;
+use crate::worker::Worker;
+
+/// Dropped when the exchange is over, in whichever way; that is when it is logged.
+pub(crate) struct Exchange {
+    worker: Rc<Worker>,
+    conn: Option<Arc<ConnState>>,
+    started: Instant,
+    pub(crate) record: Record,
+    lease: Option<Lease>,
+    /// This one is an open tunnel.
+    tunnel: bool,
+}
+
+impl Exchange {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        conn: &Arc<ConnState>,
+        method: &Method,
+        target: Option<&PathAndQuery>,
+    ) -> Box<Self> {
+        conn.begin();
+        let record = Record {
+            request_id: worker.next_request_id(),
+            client: conn.peer,
+            method: method.clone(),
+            target: target.cloned(),
+            status: 0,
+            bytes: 0,
+            duration: std::time::Duration::ZERO,
+            app: None,
+            instance: None,
+            held: None,
+            note: None,
+        };
+        let (worker, conn) = (Rc::clone(worker), Some(Arc::clone(conn)));
+        Box::new(Self { worker, conn, started: Instant::now(), record, lease: None, tunnel: false })
+    }
+
+    pub(crate) fn request_id(&self) -> u64 {
+        self.record.request_id
+    }
+
+    pub(crate) fn note_app(&mut self, app: &AppId) {
+        self.record.app = Some(app.clone());
+    }
+
+    pub(crate) fn note_instance(&mut self, instance: &InstanceId) {
+        self.record.instance = Some(instance.clone());
+    }
+
+    pub(crate) fn note_held(&mut self, since: Instant) {
+        self.record.held = Some(since.elapsed());
+    }
+
+    /// Something went wrong after the answer had begun, or instead of one.
+    pub(crate) fn note_broken(&mut self, what: &str) {
+        self.record.note.get_or_insert_with(|| what.to_owned());
+    }
+
+    pub(crate) fn add_bytes(&mut self, n: usize) {
+        self.record.bytes += n as u64;
+    }
+
+    /// The seat is held until the exchange ends.
+    pub(crate) fn hold_lease(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    pub(crate) fn take_lease(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+
+    /// From here on the exchange is a tunnel: the connection is no longer hyper's.
+    pub(crate) fn become_tunnel(&mut self) {
+        self.tunnel = true;
+        self.worker.tunnel_opened();
+        if let Some(conn) = self.conn.take() {
+            conn.end();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(conn) = &self.conn {
+            conn.end();
+        }
+        if self.tunnel {
+            self.worker.tunnel_closed();
+        }
+        self.record.duration = self.started.elapsed();
+        if self.record.status == 0 {
+            // Nobody was there to be answered.
+            self.record.status = 499;
+        }
+        self.worker.finished(&self.record);
+    }
+}

@@ -1,0 +1,95 @@
+//! Refusals in a form machines read: `application/problem+json` (RFC 9457) with a stable `code`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use skep_launch::Refusal;
+
+use crate::body::{EdgeBody, Source};
+use crate::sanitize::Refused;
+
+/// A refusal on its way out.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    pub(crate) status: u16,
+    pub(crate) code: &'static str,
+    /// One sentence: what is wrong, and what the client can do where it can do something.
+    pub(crate) detail: String,
+    pub(crate) retry_after: Option<Duration>,
+    /// The connection cannot be trusted to be in step any more.
+    pub(crate) close: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    request_id: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry_after: None, close: false }
+    }
+
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub(crate) fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    pub(crate) fn respond(self, request_id: u64) -> Response<EdgeBody> {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let document = Document {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Refused"),
+            status: self.status,
+            code: self.code,
+            detail: &self.detail,
+            request_id: format!("{request_id:016x}"),
+        };
+        let bytes = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(EdgeBody::new(Source::Full(Bytes::from(bytes))));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(wait) = self.retry_after {
+            // Rounded up: coming back too early is what the field is to prevent.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::new(refused.status(), refused.code(), refused.to_string()).closing()
+    }
+}
+
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        let problem = Self::new(refusal.status(), refusal.code(), refusal.to_string());
+        match refusal {
+            Refusal::UnknownApp => problem,
+            Refusal::StartFailed { retry_after, .. } => problem.retry_after(*retry_after),
+            Refusal::Cold => problem.retry_after(Duration::from_secs(30)),
+            _ => problem.retry_after(Duration::from_secs(5)),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What becomes of a request: five phases, in this order. **Route** (is it well formed, what is it for), **admit** (may
+//! it be served at all), **claim** (a seat; awaiting it is holding the request), **forward** or **tunnel**, **log** (when
+//! the exchange is dropped, so always).
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, SET_COOKIE};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use skep_launch::Lease;
+use skep_model::Principal;
+
+use crate::body::{EdgeBody, RequestBody, Source};
+use crate::claim::{self, Claimed};
+use crate::conn::ConnState;
+use crate::control_call::{Client, Purpose};
+use crate::exchange::Exchange;
+use crate::forward::{self, Broken, Onward};
+use crate::own;
+use crate::pool::Returning;
+use crate::problem::Problem;
+use crate::routes::{Found, Route};
+use crate::sanitize::{self, Refused, host::Authority};
+use crate::static_site;
+use crate::tunnel::Opening;
+use crate::visit;
+use crate::worker::Worker;
+
+/// A client connection, as its requests see it.
+pub(crate) struct Conn {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) state: Arc<ConnState>,
+    pub(crate) served: Cell<u32>,
+}
+
+/// The client left: there is nobody to answer, and the connection ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the client left")]
+pub(crate) struct Gone;
+
+/// Why the phases end before an answer was made.
+pub(crate) enum Stop {
+    Problem(Problem),
+    Gone,
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Problem(refused.into())
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// A routed request.
+pub(crate) struct Visit {
+    pub(crate) parts: request::Parts,
+    pub(crate) body: RequestBody,
+    pub(crate) client: Client,
+    /// The name the visitor used.
+    pub(crate) host: Authority,
+    /// The peer is a trusted proxy.
+    pub(crate) trusted: bool,
+    pub(crate) upgrade: bool,
+    /// A page load: its refusals are pages.
+    pub(crate) navigation: bool,
+    /// Who asks; anonymous until admitted.
+    pub(crate) principal: Principal,
+}
+
+/// What a request is for.
+pub(crate) enum Target {
+    Live,
+    Ready,
+    /// Ours: `/_skep/…`, the portal, and paths nothing is published at.
+    Own,
+    /// An app's URL without its last slash.
+    Slash(String),
+    Site(Route),
+    App(Route),
+}
+
+/// Serves one request of a connection.
+///
+/// # Errors
+/// [`Gone`] when the client left meanwhile; hyper then ends the connection without an answer.
+pub(crate) async fn serve(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<EdgeBody>, Gone> {
+    let mut exchange =
+        Some(Exchange::begin(&conn.worker, &conn.state, request.method(), request.uri().path_and_query()));
+    let request_id = exchange.as_ref().map_or(0, |exchange| exchange.request_id());
+    let mut response = match answer(&conn, request, &mut exchange).await {
+        Ok(response) => response,
+        Err(Stop::Problem(problem)) => problem.respond(request_id),
+        Err(Stop::Gone) => return Err(Gone),
+    };
+    conn.served.set(conn.served.get().saturating_add(1));
+    if conn.must_close() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    // A tunnel has taken the exchange with it.
+    if let Some(mut exchange) = exchange {
+        exchange.record.status = response.status().as_u16();
+        response.body_mut().attach(exchange);
+    }
+    Ok(response)
+}
+
+impl Conn {
+    fn must_close(&self) -> bool {
+        self.served.get() >= self.worker.shared.limits.requests_per_connection
+            || self.state.was_chunked()
+            || self.worker.shared.is_draining()
+    }
+}
+
+async fn answer(
+    conn: &Rc<Conn>,
+    request: Request<Incoming>,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<Response<EdgeBody>, Stop> {
+    // route
+    let (mut visit, target) = route(conn, request, exchange)?;
+
+    // admit
+    admit(conn, &mut visit, &target)?;
+    let app = match target {
+        Target::Live => return Ok(text(StatusCode::OK, "live\n")),
+        Target::Ready if conn.worker.shared.is_ready() => return Ok(text(StatusCode::OK, "ready\n")),
+        Target::Ready => return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")),
+        Target::Slash(location) => return Ok(moved(&location)),
+        Target::Own => return Ok(own::call(conn, visit, Purpose::Own).await?),
+        Target::Site(site) => return Ok(static_site::serve(&site, &visit).await),
+        Target::App(app) => app,
+    };
+
+    // claim
+    let lease = match claim::claim(conn, &mut visit, &app, exchange).await? {
+        Claimed::Seat(lease) => lease,
+        Claimed::Answer(response) => return Ok(response),
+        Claimed::Page(purpose) => return Ok(own::call(conn, visit, purpose).await?),
+    };
+
+    // forward | tunnel
+    forward(conn, visit, lease, exchange).await
+
+    // log: `exchange`, when it is dropped
+}
+
+fn route(
+    conn: &Conn,
+    request: Request<Incoming>,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<(Visit, Target), Stop> {
+    if let Some(fault) = conn.state.fault() {
+        return Err(Refused::Head(fault).into());
+    }
+    let (mut parts, incoming) = request.into_parts();
+    let checked = sanitize::check(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+    let whole = match checked.rewritten {
+        Some(path) => path.parse().map_err(|_| Refused::BadPath)?,
+        None => parts.uri.path_and_query().cloned().ok_or(Refused::BadTarget)?,
+    };
+    parts.uri = Uri::from(whole);
+    let shared = &conn.worker.shared;
+    let peer = conn.state.peer;
+    let trusted =
+        conn.state.listener.trust_peers || shared.trusted_proxies.iter().any(|range| range.contains(peer));
+    let said = |name| visit::last_word(&parts.headers, name).filter(|_| trusted);
+    let host = said("x-forwarded-host").and_then(Authority::parse).unwrap_or(checked.host);
+    let https = said("x-forwarded-proto").map_or(conn.state.listener.is_tls(), |proto| proto == "https");
+    let client = Client {
+        ip: visit::client_ip(peer, trusted, &shared.trusted_proxies, &parts.headers),
+        https,
+        host: host.as_str().to_owned(),
+        request_id: exchange.as_ref().map_or(0, |exchange| exchange.request_id()),
+    };
+    let target = find(conn, &parts.uri);
+    if let Some(exchange) = exchange {
+        exchange.record.client = client.ip;
+        if let Target::App(route) | Target::Site(route) = &target {
+            exchange.note_app(&route.spec.id);
+        }
+    }
+    let navigation = visit::is_navigation(&parts.method, &parts.headers);
+    let body = RequestBody::new(incoming, &conn.state);
+    let upgrade = checked.upgrade;
+    let principal = Principal::Anonymous;
+    Ok((Visit { parts, body, client, host, trusted, upgrade, navigation, principal }, target))
+}
+
+fn find(conn: &Conn, uri: &Uri) -> Target {
+    let path = uri.path();
+    match path {
+        "/_skep/health/live" => return Target::Live,
+        "/_skep/health/ready" => return Target::Ready,
+        _ if path == "/_skep" || path.starts_with("/_skep/") => return Target::Own,
+        _ => {}
+    }
+    match conn.worker.routes().find(path) {
+        None => Target::Own,
+        Some(Found::Slash) => {
+            let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+            Target::Slash(format!("{path}/{query}"))
+        }
+        Some(Found::App(route)) if route.static_dir.is_some() => Target::Site(route.clone()),
+        Some(Found::App(route)) => Target::App(route.clone()),
+    }
+}
+
+fn admit(conn: &Conn, visit: &mut Visit, target: &Target) -> Result<(), Problem> {
+    // Health checks come from orchestrators that know an address only, and learn nothing but a word.
+    if matches!(target, Target::Live | Target::Ready) {
+        return Ok(());
+    }
+    let headers = &visit.parts.headers;
+    visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
+    let retry = headers.contains_key(visit::SKEP_LAUNCH);
+    match target {
+        Target::Own => {
+            visit::check_origin(headers, &visit.host, &[])?;
+            visit::check_unsafe(&visit.parts.method, headers)?;
+        }
+        Target::App(route) if visit.upgrade => {
+            visit::check_origin(headers, &visit.host, &route.spec.allowed_origins)?;
+        }
+        Target::App(_) if retry => {
+            visit::check_origin(headers, &visit.host, &[])?;
+            visit::check_unsafe(&visit.parts.method, headers)?;
+        }
+        _ => {}
+    }
+    // Who is logged in will be told here, from the login cookie; without a login everybody is anonymous.
+    visit.principal = Principal::Anonymous;
+    Ok(())
+}
+
+async fn forward(
+    conn: &Rc<Conn>,
+    mut visit: Visit,
+    lease: Lease,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<Response<EdgeBody>, Stop> {
+    lease.touch();
+    let upstream = Arc::clone(lease.upstream());
+    let cookie = claim::cookie_for(conn, &visit, &lease, &upstream.app);
+    if let Some(exchange) = exchange {
+        exchange.note_instance(&upstream.instance);
+        exchange.hold_lease(lease);
+    }
+    let client_upgrade = visit.parts.extensions.remove::<OnUpgrade>();
+    let page = visit.navigation.then(|| own::copy_of(&visit.parts));
+    let onward = Onward {
+        client: &visit.client,
+        peer: conn.state.peer,
+        trusted: visit.trusted,
+        prefix: upstream.prefix,
+        base_path: &upstream.base_path,
+        upgrade: visit.upgrade,
+    };
+    forward::request_head(&mut visit.parts.headers, &onward);
+    visit.parts.uri = forward::target(&visit.parts.uri, &upstream).ok_or(Refused::BadTarget)?;
+    let limits = &conn.worker.shared.limits;
+    let pool = &conn.worker.pool;
+    let sent = forward::send(pool, &upstream, visit.parts, visit.body, limits.answer_timeout).await;
+    let (response, link) = match sent {
+        Ok(answered) => answered,
+        Err(broken) => {
+            if let Some(exchange) = exchange {
+                exchange.note_broken(&broken.to_string());
+            }
+            conn.worker.shared.handle.suspect(&upstream.instance);
+            let Some(parts) = page else { return Err(problem_of(&broken).into()) };
+            let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: broken.to_string() };
+            return Ok(own::page(conn, parts, visit.client, visit.principal, purpose).await?);
+        }
+    };
+    let switching = visit.upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if response.status().is_informational() && !switching {
+        return Err(Problem::new(502, "app-confused", "the app switched protocols unasked").into());
+    }
+    let (mut parts, incoming) = response.into_parts();
+    let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
+    forward::response_head(&mut parts.headers, &upstream, &visit.client.host, switching);
+    parts.version = http::Version::HTTP_11;
+    if let Some(cookie) = cookie {
+        parts.headers.append(SET_COOKIE, cookie);
+    }
+    if switching {
+        // tunnel
+        let (Some(client), Some(upstream)) = (client_upgrade, upstream_upgrade) else {
+            return Err(Problem::new(502, "app-confused", "the app switched protocols unasked").into());
+        };
+        if let Some(mut exchange) = exchange.take() {
+            exchange.record.status = parts.status.as_u16();
+            exchange.become_tunnel();
+            let tunnel = Opening { client, upstream }.run(exchange, limits.half_closed);
+            conn.worker.spawn_tunnel(tunnel);
+        }
+        return Ok(Response::from_parts(parts, EdgeBody::empty()));
+    }
+    let returning = Returning::new(link, pool);
+    Ok(Response::from_parts(parts, EdgeBody::new(Source::app(incoming, returning))))
+}
+
+fn problem_of(broken: &Broken) -> Problem {
+    Problem::new(broken.status(), broken.code(), broken.to_string()).retry_after(Duration::from_secs(2))
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::new(Source::Full(text.as_bytes().into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// 308: the method and the body are kept.
+pub(crate) fn moved(location: &str) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,1 @@
+//! A cold app: who waits, who gets the launch page, and who left meanwhile.

@@ -1,0 +1,1 @@
+//! The launch page's way through the edge.
