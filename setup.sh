@@ -37,8 +37,8 @@ if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
             command -v sudo >/dev/null || die "run as root: apt-get install ${missing[*]}"
             as_root=(sudo)
         fi
-        "${as_root[@]}" apt-get update -q >&2
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+        "${as_root[@]}" apt-get update -qq >&2
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 -y --no-install-recommends \
             "${missing[@]}" >&2
     fi
 else
