@@ -108,6 +108,10 @@ pub fn recipe(site: Site<'_>) -> Recipe {
     };
     let spec = site.spec;
     let base = spec.mount.base_path();
+    for (name, value) in &spec.env {
+        recipe.env.push((name.clone(), expand(site, value)));
+    }
+    // Last, because the last one counts: instances are recognised by these.
     recipe.env.extend([
         ("SKEP_APP".to_owned(), spec.id.to_string()),
         ("SKEP_INSTANCE".to_owned(), site.instance.to_string()),
@@ -115,9 +119,6 @@ pub fn recipe(site: Site<'_>) -> Recipe {
     ]);
     if !site.user.is_empty() {
         recipe.env.push(("SKEP_USER".to_owned(), site.user.to_owned()));
-    }
-    for (name, value) in &spec.env {
-        recipe.env.push((name.clone(), expand(site, value)));
     }
     recipe
 }
