@@ -18,7 +18,7 @@ setup: ## Install what the examples need (Debian packages, uv)
 
 run: setup ## Serve the example apps on http://127.0.0.1:8080 (LISTEN=… for another address)
 	cargo build --package skep
-	exec $(TARGET)/debug/skep serve examples/apps --listen $(LISTEN) --data-dir .run
+	exec $(TARGET)/debug/skep serve examples/apps --listen $(LISTEN) --data-dir .run --stop-apps-on-exit
 
 test: ## Install what is missing, then every check and every test, browser tests included
 	@./setup.sh test
