@@ -1,7 +1,8 @@
 //! The launch page's stream: one line of JSON per change of the start, until the app is ready or has failed.
 //!
-//! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or `{"log": [lines]}`, or
-//! `{"again": true}` for a visitor who has lost the place in the line and must load the page anew.
+//! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or
+//! `{"log": [lines], "fresh": bool}` (fresh: the log begins anew), or `{"again": true}` for a visitor who has lost the
+//! place in the line and must load the page anew.
 //! An empty line every ten seconds shows that both ends are alive.
 
 use std::time::Duration;
@@ -40,6 +41,8 @@ struct StatusLine<'a> {
 #[derive(Serialize)]
 struct LogLine<'a> {
     log: &'a [String],
+    /// The log begins anew: what the page shows of it is to be replaced.
+    fresh: bool,
 }
 
 /// Writes the stream.
@@ -82,7 +85,7 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
         }
         let alive = tokio::select! {
             () = &mut changed => { sleep(QUIET).await; true }
-            lines = log.next() => feed.send(line(&LogLine { log: &lines })).await,
+            (fresh, lines) = log.next() => feed.send(line(&LogLine { log: &lines, fresh })).await,
             _ = keep_alive.tick() => feed.send("\n").await,
         };
         if !alive {
@@ -112,6 +115,8 @@ struct Log {
     lines: Option<BoxStream<'static, String>>,
     /// Read and not yet sent.
     read: Vec<String>,
+    /// Nothing of this log was sent yet.
+    fresh: bool,
 }
 
 impl Log {
@@ -122,6 +127,8 @@ impl Log {
         }
         self.of = instance.cloned();
         self.lines = None;
+        self.read.clear();
+        self.fresh = true;
         if let Some(instance) = instance {
             let query = LogQuery { tail: LOG_TAIL, follow: true };
             // A start must not wait for its log.
@@ -132,7 +139,7 @@ impl Log {
 
     /// The next lines, several at once when they are there. Never resolves without a log. May be dropped at any time:
     /// what was read stays for the next call.
-    async fn next(&mut self) -> Vec<String> {
+    async fn next(&mut self) -> (bool, Vec<String>) {
         if self.read.is_empty() {
             match &mut self.lines {
                 None => return std::future::pending().await,
@@ -154,6 +161,6 @@ impl Log {
                 self.read.push(plain_line(&line, LINE_CHARS));
             }
         }
-        std::mem::take(&mut self.read)
+        (std::mem::take(&mut self.fresh), std::mem::take(&mut self.read))
     }
 }
