@@ -100,7 +100,7 @@ impl ConnState {
         }
     }
 
-    /// What the raw scan held against the head of the request now being served.
+    /// What the raw scan held against the head read last.
     pub(crate) fn fault(&self) -> Option<HeadFault> {
         HeadFault::from_byte(self.fault.load(Relaxed))
     }

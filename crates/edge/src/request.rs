@@ -24,7 +24,7 @@ use crate::own;
 use crate::pool::Returning;
 use crate::problem::Problem;
 use crate::routes::{Found, Route};
-use crate::sanitize::{self, Refused, host::Authority};
+use crate::sanitize::{self, Refused, head_scan::HeadFault, host::Authority};
 use crate::static_site;
 use crate::tunnel::Opening;
 use crate::visit;
@@ -98,11 +98,15 @@ pub(crate) enum Target {
 ///
 /// # Errors
 /// [`Gone`] when the client left meanwhile; hyper then ends the connection without an answer.
-pub(crate) async fn serve(conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<EdgeBody>, Gone> {
+pub(crate) async fn serve(
+    conn: Rc<Conn>,
+    request: Request<Incoming>,
+    fault: Option<HeadFault>,
+) -> Result<Response<EdgeBody>, Gone> {
     let mut exchange =
         Some(Exchange::begin(&conn.worker, &conn.state, request.method(), request.uri().path_and_query()));
     let request_id = exchange.as_ref().map_or(0, |exchange| exchange.request_id());
-    let mut response = match answer(&conn, request, &mut exchange).await {
+    let mut response = match answer(&conn, request, fault, &mut exchange).await {
         Ok(response) => response,
         Err(Stop::Problem(problem)) => problem.respond(request_id),
         Err(Stop::Gone) => return Err(Gone),
@@ -130,9 +134,13 @@ impl Conn {
 async fn answer(
     conn: &Rc<Conn>,
     request: Request<Incoming>,
+    fault: Option<HeadFault>,
     exchange: &mut Option<Box<Exchange>>,
 ) -> Result<Response<EdgeBody>, Stop> {
     // route
+    if let Some(fault) = fault {
+        return Err(Refused::Head(fault).into());
+    }
     let (mut visit, target) = route(conn, request, exchange)?;
 
     // admit
@@ -165,9 +173,6 @@ fn route(
     request: Request<Incoming>,
     exchange: &mut Option<Box<Exchange>>,
 ) -> Result<(Visit, Target), Stop> {
-    if let Some(fault) = conn.state.fault() {
-        return Err(Refused::Head(fault).into());
-    }
     let (mut parts, incoming) = request.into_parts();
     let checked = sanitize::check(&parts.method, &parts.uri, parts.version, &parts.headers)?;
     let whole = match checked.rewritten {

@@ -226,7 +226,11 @@ impl Worker {
         };
         let (worker, state) = (Rc::clone(self), Arc::clone(io.state()));
         let conn = Rc::new(Conn { worker, state, served: Cell::new(0) });
-        let service = service_fn(move |request| Box::pin(request::serve(Rc::clone(&conn), request)));
+        let service = service_fn(move |request| {
+            // Asked for here and now: by the time the answer is worked on, the next head may have been scanned.
+            let fault = conn.state.fault();
+            Box::pin(request::serve(Rc::clone(&conn), request, fault))
+        });
         let limits = &self.shared.limits;
         let served = http1::Builder::new()
             .max_buf_size(limits.head_bytes.max(8192))

@@ -114,13 +114,6 @@ impl App {
         self.requests.lock().clone()
     }
 
-    /// The only request seen.
-    pub(crate) fn only(&self) -> Seen {
-        let seen = self.seen();
-        assert_eq!(seen.len(), 1, "{seen:#?}");
-        seen.into_iter().next().unwrap()
-    }
-
     async fn serve(self: Arc<Self>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut buffer = Vec::new();
         let mut answered = 0;

@@ -44,6 +44,12 @@ impl Answer {
     }
 }
 
+impl<S> std::fmt::Debug for Client<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "read so far: {:?}", String::from_utf8_lossy(&self.buffer))
+    }
+}
+
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();

@@ -6,5 +6,7 @@ mod forwarding;
 mod holding;
 mod hygiene;
 mod launch_page;
+mod limits;
+mod static_sites;
 mod tunnels;
 mod world;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,7 +93,8 @@ pub(crate) struct World {
     /// What left for the control runtime, in order.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
-    pub(crate) dir: tempfile::TempDir,
+    /// Holds the app's socket; removed at the end.
+    _dir: tempfile::TempDir,
     routes: watch::Sender<Arc<RouteTable>>,
 }
 
@@ -217,7 +217,7 @@ impl World {
         };
         let keys = Arc::new(KeyRing::ephemeral().unwrap());
         let edge = Edge::start(config, handle.clone(), &keys, routes_in, control).unwrap();
-        Self { edge, address, handle, app, calls, log, dir, routes }
+        Self { edge, address, handle, app, calls, log, _dir: dir, routes }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -240,10 +240,6 @@ impl World {
         let specs: Vec<Arc<AppSpec>> = specs.into_iter().map(Arc::new).collect();
         self.handle.set_apps(specs.clone());
         self.routes.send(Arc::new(RouteTable::new(&specs))).unwrap();
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
     }
 
     /// The access log's lines that name this path, once there are so many.
