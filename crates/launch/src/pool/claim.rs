@@ -53,6 +53,7 @@ impl App {
             tickets: Vec::new(),
             page_seen: None,
             lasting,
+            wanted: key.and_then(|key| key.instance.clone()),
         });
         self.changed(turn);
         self.join(turn, self.line.len() - 1, claim, lasting)
@@ -78,6 +79,7 @@ impl App {
         // Whoever loads the page of a wedged instance anew gets another one.
         if page && self.instances[index].is_wedged() {
             self.free(turn, id, true);
+            self.stop_if_drained(turn, &instance);
             return None;
         }
         let seat = self.seats.get_mut(&id)?;
@@ -100,12 +102,16 @@ impl App {
         if self.line.iter().any(queued) {
             return None;
         }
-        let remembered = key.and_then(|key| key.instance.as_ref()).and_then(|id| self.index(id));
-        let usable = remembered.filter(|&index| {
-            let instance = &self.instances[index];
-            instance.is_ready() && instance.taken < self.spec.seats && instance.admits(principal)
-        });
-        usable.or_else(|| self.least_loaded(turn, principal))
+        let wanted = key.and_then(|key| key.instance.as_ref());
+        self.remembered(wanted, principal).or_else(|| self.least_loaded(turn, principal))
+    }
+
+    /// The instance a visitor was on before, if it takes newcomers.
+    fn remembered(&self, wanted: Option<&InstanceId>, principal: &Principal) -> Option<usize> {
+        let index = self.index(wanted?)?;
+        let instance = &self.instances[index];
+        let room = instance.is_ready() && instance.taken < self.spec.seats;
+        (room && instance.admits(principal)).then_some(index)
     }
 
     /// Waits at a place of the line.
@@ -145,7 +151,31 @@ impl App {
         if let Some(seat) = self.seats.get_mut(&seat) {
             seat.foreign += 1;
         }
+        self.seat_returning(turn);
         Some(granted)
+    }
+
+    /// Whoever came before it was known that their seats are still there gets them.
+    pub(crate) fn seat_returning(&mut self, turn: &mut Turn<'_>) {
+        let line = std::mem::take(&mut self.line);
+        let (returning, waiting): (Vec<Place>, Vec<Place>) =
+            line.into_iter().partition(|place| self.seats.contains_key(&place.seat));
+        self.line = waiting.into();
+        for place in returning {
+            let Some(seat) = self.seats.get_mut(&place.seat) else { continue };
+            let open = u32::try_from(place.tickets.len()).unwrap_or(u32::MAX);
+            seat.open += open;
+            seat.lasting |= place.lasting;
+            seat.last_traffic = turn.now;
+            let granted = Granted { grant: seat.grant, seat: place.seat, instance: seat.instance.clone() };
+            if let Some(index) = self.index(&granted.instance) {
+                self.instances[index].open += open;
+            }
+            self.queue_deadline(place.seat);
+            for waiter in place.tickets {
+                turn.out.push(Action::Grant { ticket: waiter.ticket, granted: granted.clone() });
+            }
+        }
     }
 
     pub(crate) fn abandon(&mut self, ticket: Ticket) {
@@ -217,7 +247,9 @@ impl App {
             if turn.planted(Fault::LineFromTheEnd) && !self.spec.per_user {
                 at = self.line.len() - 1;
             }
-            let Some(index) = self.least_loaded(turn, &self.line[at].principal) else {
+            let Place { wanted, principal, .. } = &self.line[at];
+            let remembered = self.remembered(wanted.as_ref(), principal);
+            let Some(index) = remembered.or_else(|| self.least_loaded(turn, principal)) else {
                 // Others may have instances of their own.
                 if self.spec.per_user && !turn.planted(Fault::LineFromTheEnd) {
                     at += 1;

@@ -225,6 +225,8 @@ pub(crate) struct Place {
     /// Set for a page: when it was last seen. Such a place outlives its tickets.
     pub page_seen: Option<Moment>,
     pub lasting: bool,
+    /// Where the visitor was before.
+    pub wanted: Option<InstanceId>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -143,7 +143,9 @@ impl App {
         if good {
             instance.misses = 0;
             // It was only busy, for long: its visitors were kept, and new ones may come again.
-            if instance.is_wedged() && instance.revision == self.spec.revision && !self.removed {
+            let current =
+                instance.revision == self.spec.revision && instance.owner.is_some() == self.spec.per_user;
+            if instance.is_wedged() && current && !self.removed {
                 instance.phase = Phase::Ready;
                 self.record(turn, EventKind::InstanceReady, id, "answers again");
                 self.changed(turn);

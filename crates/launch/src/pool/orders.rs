@@ -1,6 +1,6 @@
 //! Orders from outside: what is published, what was found alive, stop, restart, hand over, shut down.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use skep_model::{AppId, AppSpec, EventKind, InstanceId};
@@ -21,8 +21,10 @@ impl Pool {
         let mut specs: BTreeMap<AppId, Arc<AppSpec>> =
             specs.into_iter().map(|spec| (spec.id.clone(), spec)).collect();
         let gone: Vec<AppId> = self.apps.keys().filter(|id| !specs.contains_key(*id)).cloned().collect();
+        // Nothing is started before all of it is known: a start for the old spec would be wasted.
         for id in gone {
-            self.one(&id, nonces, out, App::withdraw);
+            self.with(&id, nonces, out, App::withdraw);
+            self.enlist(&id);
         }
         while let Some((id, spec)) = specs.pop_first() {
             match self.apps.entry(id.clone()) {
@@ -55,19 +57,24 @@ impl Pool {
     }
 
     fn take_in(&mut self, found: Vec<Found>, nonces: &mut dyn Nonces, out: &mut Vec<Action>) {
+        // Nobody in the line is served before all are known: their own seats may be on the last one.
+        let mut touched = BTreeSet::new();
         for found in found {
             let id = found.id.clone();
             match self.apps.get(id.app()) {
                 Some(app) if !app.removed => {
                     self.with(id.app(), nonces, out, |app, turn| app.take_in(turn, found));
-                    self.with(id.app(), nonces, out, |app, turn| app.serve_line(turn));
-                    self.enlist(id.app());
+                    touched.insert(id.app().clone());
                 }
                 // Its app is not published any more, and whoever used it has lost the way to it.
                 _ => {
                     out.push(Action::Stop { id, grace: self.config.stop_grace, reason: StopReason::Removed })
                 }
             }
+        }
+        for id in touched {
+            self.with(&id, nonces, out, |app, turn| app.serve_line(turn));
+            self.enlist(&id);
         }
     }
 
@@ -78,9 +85,12 @@ impl Pool {
         out: &mut Vec<Action>,
         order: fn(&mut App, &mut Turn<'_>, &InstanceId),
     ) {
-        for id in self.targeted(target) {
-            self.one(id.app(), nonces, out, |app, turn| order(app, turn, &id));
+        let targeted = self.targeted(target);
+        for id in &targeted {
+            self.with(id.app(), nonces, out, |app, turn| order(app, turn, id));
+            self.enlist(id.app());
         }
+        self.start_wanting(nonces, out);
     }
 
     /// The instances a target means, those already being stopped included.
@@ -200,10 +210,14 @@ impl App {
         }
         if found.was_ready {
             for seat in found.seats {
-                if !self.seats.contains_key(&seat) {
+                // Somebody else at the same browser has come meanwhile.
+                let claimed = self.line.iter().find(|place| place.seat == seat);
+                let claimed = claimed.is_some_and(|place| !self.instances[index].admits(&place.principal));
+                if !claimed && !self.seats.contains_key(&seat) {
                     self.sit(turn, index, seat, true, 0);
                 }
             }
+            self.seat_returning(turn);
         } else if current {
             turn.out.push(Action::AwaitReady { id: id.clone() });
         }

@@ -7,7 +7,7 @@ use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
 use super::app::App;
 use super::instance::Instance;
 use super::time::Moment;
-use super::{GrantId, Nonces, Pool};
+use super::{Granted, Nonces, Pool};
 use crate::backend::Stage;
 use crate::handle::InstancePhase;
 
@@ -131,9 +131,10 @@ impl Pool {
         }
     }
 
-    /// The grant a seat has now.
-    pub fn grant_of(&self, app: &AppId, seat: SeatId) -> Option<GrantId> {
-        self.apps.get(app)?.seats.get(&seat).map(|seat| seat.grant)
+    /// What a visitor holds now. For the simulation.
+    pub fn seat_of(&self, app: &AppId, seat: SeatId) -> Option<Granted> {
+        let held = self.apps.get(app)?.seats.get(&seat)?;
+        Some(Granted { grant: held.grant, seat, instance: held.instance.clone() })
     }
 
     /// Compares what is counted along the way with what is there. For the simulation.

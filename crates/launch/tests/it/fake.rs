@@ -75,6 +75,8 @@ pub(crate) struct FakeBackend {
     events: Mutex<mpsc::Sender<BackendEvent>>,
     pub(crate) launches: AtomicU32,
     pub(crate) stops: AtomicU32,
+    /// So many questions after what is alive get no answer.
+    pub(crate) adopt_fails: AtomicU32,
     folder: tempfile::TempDir,
 }
 
@@ -110,6 +112,7 @@ impl FakeBackend {
             events: Mutex::new(events),
             launches: AtomicU32::new(0),
             stops: AtomicU32::new(0),
+            adopt_fails: AtomicU32::new(0),
             folder: tempfile::tempdir().unwrap(),
         };
         (Arc::new(backend), receiver)
@@ -271,6 +274,10 @@ impl Backend for Backing {
     }
 
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<Adopted>, BackendError>> {
+        let fails = &self.0.adopt_fails;
+        if fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return async { Err(BackendError::Platform("no answer".into())) }.boxed();
+        }
         let inner = self.0.inner.lock();
         let adopted = inner.servers.iter().map(|(id, server)| Adopted {
             id: id.clone(),
@@ -368,6 +375,14 @@ impl World {
             Outcome::Granted(_) => panic!("granted instead of waiting"),
             Outcome::Refused(refusal) => panic!("refused: {refusal}"),
         }
+    }
+
+    /// With one seat of two taken: takes the other, and waits for a third on another instance.
+    pub(crate) async fn wait_for_third(&self) -> Waiting {
+        let second = self.seat(ClaimKind::HeldPage, None).await.unwrap();
+        // Kept open until the test ends.
+        std::mem::forget(second);
+        self.wait(ClaimKind::Held)
     }
 
     pub(crate) fn kinds(&mut self) -> Vec<EventKind> {

@@ -1,0 +1,159 @@
+//! What the world is made of, drawn from a seed.
+
+use std::time::Duration;
+
+use skep_launch::ExitReport;
+use skep_launch::pool::{Nonces, PoolConfig};
+use skep_model::{AppSpec, Principal};
+
+/// Between two ticks, milliseconds.
+pub(super) const TICK: u64 = 200;
+
+/// A small, fast source of numbers (SplitMix64).
+#[derive(Clone)]
+pub(super) struct Rng(pub u64);
+
+impl Nonces for Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Rng {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    pub(super) fn range(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from + 1)
+    }
+
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub(super) fn small(&mut self, from: u64, to: u64) -> u32 {
+        u32::try_from(self.range(from, to)).unwrap()
+    }
+
+    pub(super) fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.range(from, to))
+    }
+
+    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
+        of.get(usize::try_from(self.below(of.len() as u64)).unwrap())
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+pub(super) struct Tally {
+    pub steps: u64,
+    pub claims: u64,
+    pub granted_at_once: u64,
+    pub granted_later: u64,
+    pub refused: u64,
+    pub launches: u64,
+    pub failures: u64,
+    pub stops: u64,
+    pub revoked: u64,
+    pub crashes: u64,
+    pub wedged: u64,
+    pub adopted: u64,
+    pub handed_over: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.claims += other.claims;
+        self.granted_at_once += other.granted_at_once;
+        self.granted_later += other.granted_later;
+        self.refused += other.refused;
+        self.launches += other.launches;
+        self.failures += other.failures;
+        self.stops += other.stops;
+        self.revoked += other.revoked;
+        self.crashes += other.crashes;
+        self.wedged += other.wedged;
+        self.adopted += other.adopted;
+        self.handed_over += other.handed_over;
+    }
+
+    pub(super) fn kinds(&self) -> [(&'static str, u64); 10] {
+        [
+            ("claims", self.claims),
+            ("grants at once", self.granted_at_once),
+            ("grants after a wait", self.granted_later),
+            ("refusals", self.refused),
+            ("launches", self.launches),
+            ("failures", self.failures),
+            ("stops", self.stops),
+            ("seats taken back", self.revoked),
+            ("crashes", self.crashes),
+            ("wedged instances", self.wedged),
+        ]
+    }
+}
+
+pub(super) fn exit_report() -> ExitReport {
+    ExitReport {
+        reason: "exited with status 1".into(),
+        code: Some(1),
+        signal: None,
+        out_of_memory: false,
+        last_lines: Vec::new(),
+    }
+}
+
+pub(super) fn invent_principal(rng: &mut Rng) -> Principal {
+    match rng.below(4) {
+        0 => Principal::Anonymous,
+        n => Principal::User { name: format!("user{n}").parse().unwrap(), groups: Vec::new() },
+    }
+}
+
+pub(super) fn invent_config(rng: &mut Rng) -> PoolConfig {
+    PoolConfig {
+        max_instances: rng.small(2, 10),
+        max_starts: rng.small(1, 4),
+        max_starts_per_app: rng.small(1, 3),
+        max_warm_starts: rng.small(1, 2),
+        warm_spacing: rng.ms(0, 500),
+        environment_timeout: Duration::from_secs(10),
+        reservation: Duration::from_secs(3),
+        page_patience: Duration::from_secs(3),
+        tickets_per_place: 4,
+        drain_deadline: Duration::from_secs(15),
+        wedged_deadline: Duration::from_secs(6),
+        command_deadline: Duration::from_secs(2),
+        stop_grace: Duration::from_secs(1),
+        probe_every: Duration::from_secs(1),
+        probe_misses: 2,
+        backoff_base: Duration::from_millis(300),
+        backoff_cap: Duration::from_secs(3),
+        healthy_after: Duration::from_secs(4),
+        note_every: Duration::from_millis(500),
+        refusal_every: Duration::from_secs(1),
+        tick: Duration::from_millis(TICK),
+    }
+}
+
+pub(super) fn invent_spec(rng: &mut Rng, n: u64) -> AppSpec {
+    let per_user = rng.chance(25);
+    AppSpec {
+        seats: rng.small(1, 4),
+        min_seats: if rng.chance(40) { rng.small(1, 4) } else { 0 },
+        max_instances: rng.small(1, 4),
+        per_user,
+        start_timeout: rng.ms(2_000, 5_000),
+        idle_timeout: rng.ms(500, 5_000),
+        inactivity_timeout: rng.chance(40).then(|| rng.ms(1_000, 5_000)),
+        max_lifetime: rng.chance(30).then(|| rng.ms(8_000, 40_000)),
+        max_waiting: rng.small(1, 6),
+        ..crate::fake::spec(&format!("a{n}"))
+    }
+}
