@@ -1,10 +1,11 @@
 //! What the world is made of, drawn from a seed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_launch::ExitReport;
-use skep_launch::pool::{Nonces, PoolConfig};
-use skep_model::{AppSpec, Principal};
+use skep_launch::pool::{Found, Moment, Nonces, PoolConfig};
+use skep_launch::{ExitReport, SeatKey};
+use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
 
 /// Between two ticks, milliseconds.
 pub(super) const TICK: u64 = 200;
@@ -156,4 +157,43 @@ pub(super) fn invent_spec(rng: &mut Rng, n: u64) -> AppSpec {
         max_waiting: rng.small(1, 6),
         ..crate::fake::spec(&format!("a{n}"))
     }
+}
+
+/// Who holds a seat on an instance that was found alive.
+type Holder = (AppId, Principal, SeatKey);
+
+/// What is alive when the episode begins, and who sits there.
+pub(super) fn invent_found(
+    rng: &mut Rng,
+    nonces: &mut Rng,
+    specs: &[Arc<AppSpec>],
+    now: Moment,
+) -> (Vec<Found>, Vec<Holder>) {
+    let count = if rng.chance(50) { rng.below(4) } else { 0 };
+    let mut holders = Vec::new();
+    let mut found = Vec::new();
+    for _ in 0..count {
+        let spec = rng.pick(specs).filter(|_| rng.chance(90));
+        let app: AppId = spec.map_or_else(|| "gone".parse().unwrap(), |spec| spec.id.clone());
+        let current = spec.map_or(Revision(1), |spec| spec.revision);
+        let owned = spec.is_some_and(|spec| spec.per_user) || rng.chance(5);
+        let owner = owned.then(|| invent_principal(rng));
+        let id = InstanceId::new(app.clone(), nonces.next());
+        let seats: Vec<SeatId> = (0..rng.below(4)).map(|_| SeatId(u128::from(nonces.next()))).collect();
+        for seat in &seats {
+            let principal = owner.clone().unwrap_or(Principal::Anonymous);
+            let key = SeatKey { seat: *seat, instance: Some(id.clone()) };
+            holders.push((app.clone(), principal, key));
+        }
+        found.push(Found {
+            id,
+            revision: if rng.chance(75) { current } else { Revision(99) },
+            owner,
+            started: Moment(now.0 - rng.below(60_000)),
+            was_ready: rng.chance(80),
+            ready_ms: rng.chance(80).then_some(400),
+            seats,
+        });
+    }
+    (found, holders)
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skep_launch::pool::{
-    Action, Answer, Failure, Fault, Found, GrantId, Granted, Input, Moment, Nonces, Pool, PoolConfig, Ticket,
+    Action, Answer, Failure, Fault, GrantId, Granted, Input, Moment, Nonces, Pool, PoolConfig, Ticket,
 };
 use skep_launch::{Claim, ClaimKind, LaunchOrder, SeatKey, Stage, StopTarget};
 use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
 
-use super::invent::{Rng, TICK, Tally, exit_report, invent_config, invent_principal, invent_spec};
+use super::invent::{
+    Rng, TICK, Tally, exit_report, invent_config, invent_found, invent_principal, invent_spec,
+};
 use super::judge::{Judge, compare};
 use super::model::{Model, Phase};
 
@@ -114,7 +116,12 @@ impl World {
 
     /// One episode.
     pub(super) fn run(&mut self) -> Outcome {
-        let found = self.invent_found();
+        let now = Moment(self.now);
+        let (found, holders) = invent_found(&mut self.rng, &mut self.nonces, &self.specs, now);
+        self.tally.adopted += found.len() as u64;
+        // Those who held seats are still there.
+        let holder = |(app, principal, key)| Visitor { app, principal, key: Some(key) };
+        self.visitors.extend(holders.into_iter().map(holder));
         if self.rng.chance(50) {
             self.give(Input::SetApps(self.specs.clone()))?;
             for _ in 0..self.rng.below(8) {
@@ -568,38 +575,5 @@ impl World {
             self.sit(app, granted, None, ClaimKind::Tunnel, true);
         }
         self.react(out)
-    }
-
-    fn invent_found(&mut self) -> Vec<Found> {
-        let count = if self.rng.chance(50) { self.rng.below(4) } else { 0 };
-        (0..count)
-            .map(|_| {
-                self.tally.adopted += 1;
-                let app = if self.rng.chance(90) { self.some_app() } else { "gone".parse().unwrap() };
-                let spec = self.specs.iter().find(|spec| spec.id == app).cloned();
-                let revision = spec.as_ref().map_or(Revision(1), |spec| spec.revision);
-                let per_user = spec.is_some_and(|spec| spec.per_user);
-                let revision = if self.rng.chance(75) { revision } else { Revision(99) };
-                let owner = (per_user || self.rng.chance(5)).then(|| invent_principal(&mut self.rng));
-                let id = InstanceId::new(app.clone(), self.nonces.next());
-                let seats = (0..self.rng.below(4)).map(|_| SeatId(u128::from(self.nonces.next())));
-                let seats: Vec<SeatId> = seats.collect();
-                // Those who held them are still there.
-                for seat in &seats {
-                    let principal = owner.clone().unwrap_or(Principal::Anonymous);
-                    let key = Some(SeatKey { seat: *seat, instance: Some(id.clone()) });
-                    self.visitors.push(Visitor { app: app.clone(), principal, key });
-                }
-                Found {
-                    seats,
-                    id,
-                    revision,
-                    owner,
-                    started: Moment(self.now - self.rng.below(60_000)),
-                    was_ready: self.rng.chance(80),
-                    ready_ms: self.rng.chance(80).then_some(400),
-                }
-            })
-            .collect()
     }
 }
