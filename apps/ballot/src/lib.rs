@@ -8,18 +8,34 @@
 //! Absent: any knowledge of the platform it may run on; it needs a port, HTTP headers and SQL.
 
 pub mod ballot;
+pub mod checker;
+#[cfg(not(feature = "sim"))]
+pub mod cli;
+pub mod client;
 pub mod cookie;
 pub mod disk;
+pub mod front;
 pub mod hlc;
+pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod keys;
+#[cfg(not(feature = "sim"))]
+pub mod load;
 pub mod log;
+pub mod net;
 pub mod polls;
 pub mod proof;
 pub mod receipt;
 pub mod record;
+pub mod results;
+#[cfg(not(feature = "sim"))]
+pub mod serve;
+pub mod source;
 pub mod spool;
 pub mod spool_sqlite;
+pub mod stop;
+pub mod store;
 pub mod surroundings;
 pub mod ticket;
+pub mod worker;
