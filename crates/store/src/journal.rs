@@ -203,7 +203,7 @@ fn record(row: &AnyRow, what: &'static str) -> Result<Record, StoreError> {
     })
 }
 
-fn column<'r, T>(row: &'r AnyRow, name: &'static str, what: &'static str) -> Result<T, StoreError>
+pub(crate) fn column<'r, T>(row: &'r AnyRow, name: &'static str, what: &'static str) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>,
 {

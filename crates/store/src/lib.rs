@@ -10,9 +10,16 @@
 
 mod error;
 mod journal;
+mod links;
 mod open;
+mod people;
 mod sql;
+mod sql_people;
+mod usage;
 
 pub use error::StoreError;
 pub use journal::{Filter, Journal, Record, Retention};
+pub use links::{Link, LinkPurpose, Redeemed};
 pub use open::{Engine, Location, Store};
+pub use people::{Everybody, GrantRow, NewUser, People, UserRow, Verifier};
+pub use usage::{Usage, UsageDay};

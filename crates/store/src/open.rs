@@ -10,7 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{AnyPool, Executor, SqlSafeStr};
 
 use crate::sql;
-use crate::{Journal, StoreError};
+use crate::{Journal, People, StoreError, Usage};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -153,6 +153,16 @@ impl Store {
     /// The history of what happened.
     pub fn journal(&self) -> Journal {
         Journal::new(self.engine, self.writer.clone(), self.reader.clone())
+    }
+
+    /// Users, groups, grants, ended logins, one-time links.
+    pub fn people(&self) -> People {
+        People::new(self.writer.clone(), self.reader.clone())
+    }
+
+    /// Who used what, and favourites.
+    pub fn usage(&self) -> Usage {
+        Usage::new(self.writer.clone(), self.reader.clone())
     }
 
     /// Whether the engine answers and accepts every statement of this version: its tables fit.

@@ -1,8 +1,8 @@
-//! Every statement, by name. A test prepares each on both engines.
+//! Every statement of the journal, by name, and the list of all. A test prepares each on both engines.
 //!
 //! `CAST($n AS TEXT) IS NULL` rather than `$n IS NULL`: PostgreSQL must know the type of a parameter.
 
-use crate::Engine;
+use crate::{Engine, sql_people};
 
 /// Settings of every SQLite connection. The order matters: the mode first waits for the lock it needs.
 pub(crate) const SQLITE_CONNECT: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
@@ -64,17 +64,18 @@ DELETE FROM journal WHERE seq IN (
     ORDER BY seq LIMIT $2)";
 
 /// Everything above, for [`crate::Store::check`].
-pub(crate) fn all(engine: Engine) -> [(&'static str, &'static str); 6] {
+pub(crate) fn all(engine: Engine) -> Vec<(&'static str, &'static str)> {
     let append = match engine {
         Engine::Sqlite => JOURNAL_APPEND_SQLITE,
         Engine::Postgres => JOURNAL_APPEND_POSTGRES,
     };
-    [
+    let journal = [
         ("JOURNAL_APPEND", append),
         ("JOURNAL_AFTER", JOURNAL_AFTER),
         ("JOURNAL_NEWEST", JOURNAL_NEWEST),
         ("JOURNAL_LAST_SEQ", JOURNAL_LAST_SEQ),
         ("JOURNAL_EXPIRE_AGE", JOURNAL_EXPIRE_AGE),
         ("JOURNAL_EXPIRE_COUNT", JOURNAL_EXPIRE_COUNT),
-    ]
+    ];
+    journal.into_iter().chain(sql_people::ALL).collect()
 }
