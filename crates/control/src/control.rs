@@ -81,9 +81,15 @@ struct Inner {
     config: ControlConfig,
     record: watch::Sender<RecordState>,
     streams: Streams,
-    cards: Mutex<Arc<Cards>>,
-    /// Apps whose instances were ever reported.
-    reported: Mutex<BTreeSet<String>>,
+    seen: Mutex<Seen>,
+}
+
+/// What is remembered between two answers.
+#[derive(Default)]
+struct Seen {
+    cards: Arc<Cards>,
+    /// Apps whose instances were ever reported in the metrics.
+    reported: BTreeSet<String>,
 }
 
 impl Control {
@@ -97,8 +103,7 @@ impl Control {
             config,
             record: watch::Sender::default(),
             streams: Streams::default(),
-            cards: Mutex::default(),
-            reported: Mutex::default(),
+            seen: Mutex::default(),
         }))
     }
 
@@ -275,12 +280,12 @@ impl Control {
     /// The cards of the apps published now.
     pub(crate) fn cards(&self) -> Arc<Cards> {
         let apps = self.0.handle.apps();
-        let known = Arc::clone(&self.0.cards.lock());
+        let known = Arc::clone(&self.0.seen.lock().cards);
         if known.fit(&apps) {
             return known;
         }
         let cards = Arc::new(Cards::render(apps));
-        *self.0.cards.lock() = Arc::clone(&cards);
+        self.0.seen.lock().cards = Arc::clone(&cards);
         cards
     }
 
@@ -298,7 +303,7 @@ impl Control {
 
     /// Every app that was ever reported in the metrics, including these now.
     pub(crate) fn known_apps<'a>(&self, now: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
-        let mut reported = self.0.reported.lock();
+        let reported = &mut self.0.seen.lock().reported;
         reported.extend(now.cloned());
         reported.clone()
     }
