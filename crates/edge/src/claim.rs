@@ -5,12 +5,13 @@
 //! wait is abandoned as soon as the socket says so, and before a held request is let go the kernel is asked once more.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CACHE_CONTROL, SET_COOKIE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use skep_identity::{SEAT_COOKIE, SeatCookie};
-use skep_launch::{Claim, ClaimKind, Lease, Outcome, Refusal, SeatKey, Waiting};
+use skep_launch::{Claim, ClaimKind, Lease, Outcome, Refusal, SeatKey, Upstream, Waiting};
 use skep_model::{AppId, Hold};
 
 use crate::body::{BodyError, EdgeBody};
@@ -29,6 +30,8 @@ pub(crate) enum Claimed {
     Answer(Response<EdgeBody>),
     /// A page of ours instead of the app's, made from the visit.
     Page(Purpose),
+    /// The server was handed over while the request waited.
+    PassOn(Arc<Upstream>),
 }
 
 /// Claims a seat for the visit, and waits for it where that is the rule.
@@ -47,7 +50,7 @@ pub(crate) async fn claim(
     let claim = Claim { app: app.clone(), key, principal: visit.principal.clone(), kind };
     let waiting = match conn.worker.shared.handle.claim(claim) {
         Outcome::Granted(lease) => return Ok(Claimed::Seat(lease)),
-        Outcome::Refused(refusal) => return refused(visit, app, refusal),
+        Outcome::Refused(refusal) => return refused(conn, visit, app, refusal),
         Outcome::Waiting(waiting) => waiting,
     };
     if kind == ClaimKind::Page {
@@ -61,7 +64,7 @@ pub(crate) async fn claim(
     }
     match result? {
         Ok(lease) => Ok(Claimed::Seat(lease)),
-        Err(refusal) => refused(visit, app, refusal),
+        Err(refusal) => refused(conn, visit, app, refusal),
     }
 }
 
@@ -88,7 +91,12 @@ fn seat_key(conn: &Conn, visit: &Visit, app: &AppId) -> Option<SeatKey> {
 }
 
 /// A refusal: a page for page loads, a problem document for the rest.
-fn refused(visit: &Visit, app: &AppId, refusal: Refusal) -> Result<Claimed, Stop> {
+fn refused(conn: &Conn, visit: &Visit, app: &AppId, refusal: Refusal) -> Result<Claimed, Stop> {
+    if refusal == Refusal::ShuttingDown
+        && let Some(successor) = conn.worker.shared.successor.get()
+    {
+        return Ok(Claimed::PassOn(Arc::clone(successor)));
+    }
     if visit.navigation && refusal != Refusal::Cold {
         return Ok(Claimed::Page(Purpose::RefusedPage { app: app.clone(), refusal }));
     }

@@ -1,8 +1,9 @@
 //! The edge as a whole: its threads, and what its owner can do with them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,12 @@ use crate::access_log::{LogBuffer, LogWriter};
 use crate::config::{EdgeConfig, ListenSocket, ListenerConfig};
 use crate::control_call::ControlCall;
 use crate::error::EdgeError;
+use crate::handover;
 use crate::listen::{self, Listener};
 use crate::meters;
 use crate::pool::Budgets;
 use crate::routes::RouteTable;
-use crate::worker::{Command, DRAINING, LoopPort, SERVING, Shared, Worker};
+use crate::worker::{Command, LoopPort, Shared, Worker};
 
 /// Orders a loop may be behind with, new connections among them.
 const COMMANDS: usize = 4096;
@@ -72,7 +74,8 @@ impl Edge {
             control,
             budgets: Arc::new(Budgets::default()),
             loops: ports,
-            phase: AtomicU8::new(SERVING),
+            draining: AtomicBool::new(false),
+            successor: OnceLock::new(),
             ready: AtomicBool::new(true),
             tunnels: AtomicUsize::new(0),
             tunnel_gauge: meters::tunnels(),
@@ -147,11 +150,26 @@ impl Edge {
         self.shared.open_connections()
     }
 
+    /// Hands over to a new process that has (or will have) the same listening sockets and serves the Unix socket
+    /// `relay` with a listener whose peers are trusted ([`ListenerConfig::trust_peers`]).
+    ///
+    /// From now on nothing is accepted here. Requests that arrive on connections of ours, and those that wait for an app
+    /// when the launcher freezes, are passed on through the socket, each answer with `Connection: close`; idle
+    /// connections stay until their next request. Running answers and tunnels go on. Call this before the launcher is
+    /// frozen, and [`Edge::drain`] at the end.
+    pub fn hand_over(&self, relay: PathBuf) {
+        if let Some(successor) = handover::successor(relay) {
+            // A second hand-over changes nothing: the first successor has the sockets.
+            let _ = self.shared.successor.set(successor);
+        }
+        self.accepting.cancel();
+    }
+
     /// Stops accepting, lets running answers and tunnels go on until `deadline`, then closes the rest. Answers how many
     /// connections had to be cut.
     pub async fn drain(mut self, deadline: Duration) -> usize {
         self.accepting.cancel();
-        self.shared.phase.store(DRAINING, Relaxed);
+        self.shared.draining.store(true, Relaxed);
         self.order(|| Command::Drain);
         let end = Instant::now() + deadline;
         while self.shared.open_connections() > 0 && Instant::now() < end {
@@ -179,7 +197,7 @@ impl Edge {
 impl Drop for Edge {
     fn drop(&mut self) {
         self.accepting.cancel();
-        self.shared.phase.store(DRAINING, Relaxed);
+        self.shared.draining.store(true, Relaxed);
         self.order(|| Command::Stop);
         finish(std::mem::take(&mut self.threads), self.log.take());
     }

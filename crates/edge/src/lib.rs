@@ -19,6 +19,7 @@ mod error;
 mod exchange;
 mod forward;
 mod frames;
+mod handover;
 mod listen;
 mod meters;
 mod own;

@@ -11,7 +11,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use skep_launch::Lease;
+use skep_launch::{Lease, Upstream};
 use skep_model::Principal;
 
 use crate::body::{EdgeBody, RequestBody, Source};
@@ -19,7 +19,8 @@ use crate::claim::{self, Claimed};
 use crate::conn::ConnState;
 use crate::control_call::{Client, Purpose};
 use crate::exchange::Exchange;
-use crate::forward::{self, Broken, Onward};
+use crate::forward::{self, Broken, Onward, Speaker};
+use crate::handover;
 use crate::own;
 use crate::pool::Returning;
 use crate::problem::Problem;
@@ -127,7 +128,7 @@ impl Conn {
     fn must_close(&self) -> bool {
         self.served.get() >= self.worker.shared.limits.requests_per_connection
             || self.state.was_chunked()
-            || self.worker.shared.is_draining()
+            || self.worker.shared.is_leaving()
     }
 }
 
@@ -142,6 +143,11 @@ async fn answer(
         return Err(Refused::Head(fault).into());
     }
     let (mut visit, target) = route(conn, request, exchange)?;
+
+    // After a hand-over the new process does the rest.
+    if let Some(successor) = conn.worker.shared.successor.get() {
+        return handover::pass_on(conn, visit, successor, exchange).await;
+    }
 
     // admit
     admit(conn, &mut visit, &target)?;
@@ -160,6 +166,7 @@ async fn answer(
         Claimed::Seat(lease) => lease,
         Claimed::Answer(response) => return Ok(response),
         Claimed::Page(purpose) => return Ok(own::call(conn, visit, purpose).await?),
+        Claimed::PassOn(successor) => return handover::pass_on(conn, visit, &successor, exchange).await,
     };
 
     // forward | tunnel
@@ -266,8 +273,8 @@ async fn forward(
         exchange.note_instance(&upstream.instance);
         exchange.hold_lease(lease);
     }
-    let client_upgrade = visit.parts.extensions.remove::<OnUpgrade>();
     let page = visit.navigation.then(|| own::copy_of(&visit.parts));
+    let (client, principal) = (visit.client.clone(), visit.principal.clone());
     let onward = Onward {
         client: &visit.client,
         peer: conn.state.peer,
@@ -277,37 +284,57 @@ async fn forward(
         upgrade: visit.upgrade,
     };
     forward::request_head(&mut visit.parts.headers, &onward);
-    visit.parts.uri = forward::target(&visit.parts.uri, &upstream).ok_or(Refused::BadTarget)?;
-    let limits = &conn.worker.shared.limits;
-    let pool = &conn.worker.pool;
-    let sent = forward::send(pool, &upstream, visit.parts, visit.body, limits.answer_timeout).await;
-    let (response, link) = match sent {
-        Ok(answered) => answered,
-        Err(broken) => {
-            if let Some(exchange) = exchange {
-                exchange.note_broken(&broken.to_string());
+    match carry(conn, visit, &upstream, Speaker::App, exchange).await? {
+        Ok(mut response) => {
+            if let Some(cookie) = cookie {
+                response.headers_mut().append(SET_COOKIE, cookie);
             }
+            Ok(response)
+        }
+        Err(broken) => {
             conn.worker.shared.handle.suspect(&upstream.instance);
             let Some(parts) = page else { return Err(problem_of(&broken).into()) };
             let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: broken.to_string() };
-            return Ok(own::page(conn, parts, visit.client, visit.principal, purpose).await?);
+            Ok(own::page(conn, parts, client, principal, purpose).await?)
         }
-    };
+    }
+}
+
+/// Carries a request whose head is made up to an instance, and its answer back; opens the tunnel after a `101`.
+pub(crate) async fn carry(
+    conn: &Rc<Conn>,
+    mut visit: Visit,
+    upstream: &Upstream,
+    speaker: Speaker,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<Result<Response<EdgeBody>, Broken>, Stop> {
+    let client_upgrade = visit.parts.extensions.remove::<OnUpgrade>();
+    visit.parts.uri = forward::target(&visit.parts.uri, upstream).ok_or(Refused::BadTarget)?;
+    let limits = &conn.worker.shared.limits;
+    let pool = &conn.worker.pool;
+    let (response, link) =
+        match forward::send(pool, upstream, visit.parts, visit.body, limits.answer_timeout).await {
+            Ok(answered) => answered,
+            Err(broken) => {
+                if let Some(exchange) = exchange {
+                    exchange.note_broken(&broken.to_string());
+                }
+                return Ok(Err(broken));
+            }
+        };
     let switching = visit.upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let confused = || Problem::new(502, "app-confused", "the app switched protocols unasked");
     if response.status().is_informational() && !switching {
-        return Err(Problem::new(502, "app-confused", "the app switched protocols unasked").into());
+        return Err(confused().into());
     }
     let (mut parts, incoming) = response.into_parts();
     let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
-    forward::response_head(&mut parts.headers, &upstream, &visit.client.host, switching);
+    forward::response_head(&mut parts.headers, upstream, speaker, &visit.client.host, switching);
     parts.version = http::Version::HTTP_11;
-    if let Some(cookie) = cookie {
-        parts.headers.append(SET_COOKIE, cookie);
-    }
     if switching {
         // tunnel
         let (Some(client), Some(upstream)) = (client_upgrade, upstream_upgrade) else {
-            return Err(Problem::new(502, "app-confused", "the app switched protocols unasked").into());
+            return Err(confused().into());
         };
         if let Some(mut exchange) = exchange.take() {
             exchange.record.status = parts.status.as_u16();
@@ -315,10 +342,10 @@ async fn forward(
             let tunnel = Opening { client, upstream }.run(exchange, limits.half_closed);
             conn.worker.spawn_tunnel(tunnel);
         }
-        return Ok(Response::from_parts(parts, EdgeBody::empty()));
+        return Ok(Ok(Response::from_parts(parts, EdgeBody::empty())));
     }
     let returning = Returning::new(link, pool);
-    Ok(Response::from_parts(parts, EdgeBody::new(Source::app(incoming, returning))))
+    Ok(Ok(Response::from_parts(parts, EdgeBody::new(Source::app(incoming, returning)))))
 }
 
 fn problem_of(broken: &Broken) -> Problem {

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::Gauge;
 use skep_identity::SeatSealer;
-use skep_launch::Handle;
+use skep_launch::{Handle, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -40,7 +40,9 @@ pub(crate) struct Shared {
     pub(crate) budgets: Arc<Budgets>,
     /// Per loop: its connections, tunnels included, and the way to it.
     pub(crate) loops: Vec<LoopPort>,
-    pub(crate) phase: AtomicU8,
+    pub(crate) draining: AtomicBool,
+    /// Set once, by the hand-over: where everything that still arrives goes.
+    pub(crate) successor: OnceLock<Arc<Upstream>>,
     pub(crate) ready: AtomicBool,
     pub(crate) tunnels: AtomicUsize,
     pub(crate) tunnel_gauge: Gauge,
@@ -51,17 +53,20 @@ pub(crate) struct LoopPort {
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
-/// How far a stop has come, in [`Shared::phase`].
-pub(crate) const SERVING: u8 = 0;
-pub(crate) const DRAINING: u8 = 1;
-
 impl Shared {
-    pub(crate) fn is_draining(&self) -> bool {
-        self.phase.load(Relaxed) >= DRAINING
+    /// Nothing new is accepted, connections end with their next answer.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.draining.load(Relaxed) || self.successor.get().is_some()
+    }
+
+    /// Idle connections are closed. Not after a hand-over: their next request is passed on, so that no client sees a
+    /// connection end that it is just about to use.
+    pub(crate) fn closes_idle(&self) -> bool {
+        self.draining.load(Relaxed) && self.successor.get().is_none()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Relaxed) && !self.is_draining() && !self.control.is_closed()
+        self.ready.load(Relaxed) && !self.is_leaving() && !self.control.is_closed()
     }
 
     pub(crate) fn open_connections(&self) -> usize {
@@ -187,7 +192,8 @@ impl Worker {
     pub(crate) fn execute(self: &Rc<Self>, command: Command) {
         match command {
             Command::Serve(arrival) => self.arrive(arrival),
-            Command::Drain => self.close_idle(),
+            Command::Drain if self.shared.closes_idle() => self.close_idle(),
+            Command::Drain => {}
             Command::Stop => {
                 for (_, task) in self.connections.borrow().values() {
                     task.abort();
@@ -306,12 +312,12 @@ impl Worker {
     }
 
     fn sweep_connections(&self) {
-        let draining = self.shared.is_draining();
+        let closes_idle = self.shared.closes_idle();
         for (state, task) in self.connections.borrow().values() {
             if let Some(reason) = state.overdue(&self.shared.limits) {
                 tracing::debug!(reason, peer = %state.peer, "dropping a connection");
                 task.abort();
-            } else if draining && state.is_idle() {
+            } else if closes_idle && state.is_idle() {
                 task.abort();
             }
         }

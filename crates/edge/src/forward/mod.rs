@@ -75,7 +75,23 @@ pub(crate) fn request_head(headers: &mut HeaderMap, onward: &Onward<'_>) {
     let outer_prefix = headers.get("x-forwarded-prefix").filter(|_| onward.trusted).and_then(plain_prefix);
     drop_fields(headers);
     strip_cookies(headers);
-    set(headers, "x-forwarded-for", &chain);
+    set_forwarded(headers, onward, &chain, outer_prefix);
+}
+
+/// Makes a client's head fit for the process that takes over: only the way it came is told, everything else stays.
+pub(crate) fn relay_head(headers: &mut HeaderMap, onward: &Onward<'_>) {
+    let chain = chain(headers, onward);
+    let outer_prefix = headers.get("x-forwarded-prefix").filter(|_| onward.trusted).and_then(plain_prefix);
+    let launch = headers.remove("skep-launch");
+    drop_fields(headers);
+    if let Some(launch) = launch {
+        headers.insert("skep-launch", launch);
+    }
+    set_forwarded(headers, onward, &chain, outer_prefix);
+}
+
+fn set_forwarded(headers: &mut HeaderMap, onward: &Onward<'_>, chain: &str, outer_prefix: Option<String>) {
+    set(headers, "x-forwarded-for", chain);
     let proto = if onward.client.https { "https" } else { "http" };
     headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(proto));
     set(headers, "x-forwarded-host", &onward.client.host);
@@ -170,8 +186,22 @@ fn strip_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes an app's head fit for the client. `host` is the name the visitor used.
-pub(crate) fn response_head(headers: &mut HeaderMap, upstream: &Upstream, host: &str, upgrade: bool) {
+/// Whose answer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    App,
+    /// The process that took over: it is Skep itself, its cookies are ours.
+    Successor,
+}
+
+/// Makes an answer's head fit for the client. `host` is the name the visitor used.
+pub(crate) fn response_head(
+    headers: &mut HeaderMap,
+    upstream: &Upstream,
+    speaker: Speaker,
+    host: &str,
+    upgrade: bool,
+) {
     let listed: Vec<HeaderName> =
         connection_options(headers).filter_map(|option| option.to_ascii_lowercase().parse().ok()).collect();
     for name in listed {
@@ -189,7 +219,7 @@ pub(crate) fn response_head(headers: &mut HeaderMap, upstream: &Upstream, host: 
         headers.remove(UPGRADE);
     }
     let strip = upstream.prefix == Prefix::Strip && !upstream.base_path.is_empty();
-    if headers.contains_key(SET_COOKIE) {
+    if headers.contains_key(SET_COOKIE) && speaker == Speaker::App {
         set_cookies(headers, strip.then_some(upstream.base_path.as_str()));
     }
     if strip

@@ -122,7 +122,7 @@ fn a_trusted_proxys_word_counts() {
 
 fn answered(fields: &[(&'static str, &str)], upstream: &Upstream) -> Vec<String> {
     let mut headers = head(fields);
-    response_head(&mut headers, upstream, "example.org:8080", false);
+    response_head(&mut headers, upstream, Speaker::App, "example.org:8080", false);
     shown(&headers)
 }
 

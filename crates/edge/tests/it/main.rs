@@ -6,6 +6,7 @@
 mod app;
 mod client;
 mod forwarding;
+mod handing_over;
 mod holding;
 mod hygiene;
 mod launch_page;

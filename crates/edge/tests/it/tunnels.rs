@@ -7,9 +7,9 @@ use tokio::io::AsyncWriteExt;
 use crate::client::Client;
 use crate::world::{Setup, World, eventually};
 
-const UPGRADE: &str = "GET /keep/ws HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+pub(crate) const UPGRADE: &str = "GET /keep/ws HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
 
-async fn open(world: &World) -> Client {
+pub(crate) async fn open(world: &World) -> Client {
     let mut client = world.client().await;
     client.send(UPGRADE).await;
     let head = client.head().await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,7 @@ impl Backend for Apps {
 
 pub(crate) struct World {
     pub(crate) edge: Edge,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
     pub(crate) app: Arc<App>,
@@ -144,6 +146,15 @@ pub(crate) struct Setup {
     pub(crate) hosts: HostRule,
     pub(crate) unix: bool,
     pub(crate) tls: Option<skep_edge::Certificates>,
+    pub(crate) inherited: Option<Inherited>,
+}
+
+/// What a new process takes over from an old one.
+pub(crate) struct Inherited {
+    pub(crate) listener: TcpListener,
+    pub(crate) relay: UnixListener,
+    pub(crate) app: Arc<App>,
+    pub(crate) keys: Arc<KeyRing>,
 }
 
 impl Default for Setup {
@@ -155,6 +166,7 @@ impl Default for Setup {
             hosts: HostRule::Loopback { also: vec![] },
             unix: false,
             tls: None,
+            inherited: None,
         }
     }
 }
@@ -180,7 +192,11 @@ impl World {
 
     pub(crate) async fn with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let app = if setup.unix { App::unix(dir.path().join("app.sock")).await } else { App::tcp().await };
+        let app = match &setup.inherited {
+            Some(inherited) => Arc::clone(&inherited.app),
+            None if setup.unix => App::unix(dir.path().join("app.sock")).await,
+            None => App::tcp().await,
+        };
         let apps = Apps::default();
         for spec in &setup.specs {
             apps.dialers.lock().insert(spec.id.clone(), app.dialer());
@@ -197,15 +213,22 @@ impl World {
         let calls = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(answer_calls(calls_in, Arc::clone(&calls)));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut listeners = Vec::new();
+        let mut listen = |name: &str, socket, trust_peers| {
+            let tls = setup.tls.clone();
+            listeners.push(ListenerConfig { name: name.to_owned(), socket, tls, trust_peers });
+        };
+        let (listener, keys) = match setup.inherited {
+            None => (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(KeyRing::ephemeral().unwrap())),
+            Some(inherited) => {
+                listen("relay", ListenSocket::Unix(inherited.relay), true);
+                (inherited.listener, inherited.keys)
+            }
+        };
         let address = listener.local_addr().unwrap();
+        listen("test", ListenSocket::Tcp(listener), false);
         let config = EdgeConfig {
-            listeners: vec![ListenerConfig {
-                name: "test".to_owned(),
-                socket: ListenSocket::Tcp(listener),
-                tls: setup.tls,
-                trust_peers: false,
-            }],
+            listeners,
             threads: 2,
             limits: setup.limits,
             trusted_proxies: setup.trusted.iter().map(|range| range.parse().unwrap()).collect(),
@@ -215,9 +238,8 @@ impl World {
                 writer: Box::new(Kept(Arc::clone(&log))),
             }),
         };
-        let keys = Arc::new(KeyRing::ephemeral().unwrap());
         let edge = Edge::start(config, handle.clone(), &keys, routes_in, control).unwrap();
-        Self { edge, address, handle, app, calls, log, _dir: dir, routes }
+        Self { edge, keys, address, handle, app, calls, log, _dir: dir, routes }
     }
 
     pub(crate) async fn client(&self) -> Client {
