@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use skep_model::{AppSpec, Framework, InstanceId};
+use skep_model::{AppSpec, Framework, InstanceId, Source};
 
 use super::traits;
 
@@ -259,7 +259,7 @@ fn python(site: Site<'_>) -> Recipe {
         ),
         Framework::Bokeh => module(
             "-m bokeh serve --allow-websocket-origin=* --use-xheaders",
-            &["--unix-socket", &socket, "--prefix", base, entry],
+            &["--unix-socket", &socket, "--prefix", base, &bokeh_app(site, entry)],
         ),
         Framework::Voila => module(
             "-m voila --no-browser --Voila.ip=127.0.0.1",
@@ -282,6 +282,14 @@ fn python(site: Site<'_>) -> Recipe {
     };
     let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Recipe { tool: Tool::Python, args, env, stop_signal: StopSignal::Sigterm }
+}
+
+/// A `main.py` means a directory app to Bokeh, which then also serves its `static/` and `templates/`.
+fn bokeh_app(site: Site<'_>, entry: &str) -> String {
+    match &site.spec.source {
+        Source::Folder { dir, .. } if entry == "main.py" => dir.to_string_lossy().into_owned(),
+        _ => entry.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ impl Inner {
             return Err(stopped_early());
         }
         let short = instance.id.short();
-        let paths = self.places.paths(&short);
+        let user = order::become_user(&app.user);
+        let paths = self.places.paths(&short, user.as_ref());
         let endpoint = self.endpoint(&order.spec, &paths)?;
         let mut state = State {
             v: VERSION,
@@ -113,7 +114,6 @@ impl Inner {
         };
         let started = self.program(order, app, &state.endpoint, environment.as_deref()).and_then(|program| {
             state.program = program.argv.first().cloned().unwrap_or_default();
-            let user = order::become_user(&app.user);
             self.places
                 .make(&paths, user.as_ref())
                 .map_err(|e| platform("make a folder for its socket", &e))?;
@@ -215,7 +215,8 @@ impl Inner {
             cgroup::remove(group);
         }
         let _ = std::fs::remove_file(&state.control);
-        if state.run.starts_with(self.places.run()) || state.run.ends_with(state.id.short()) {
+        // Only what has our shape is removed, whatever the file it was read from says.
+        if state.run.ends_with(state.id.short()) {
             let _ = std::fs::remove_dir_all(&state.run);
         }
         if let Endpoint::Port(port) = state.endpoint {

@@ -19,6 +19,7 @@ mod identity;
 mod launching;
 mod logs;
 mod order;
+mod orphans;
 mod place;
 mod protocol;
 pub mod shim;
@@ -42,6 +43,7 @@ use tokio::sync::{mpsc, watch};
 
 use environment::{Environments, blocking};
 use folder::Folder;
+pub use orphans::Orphans;
 pub use place::PORTS;
 
 /// What the backend is told once.

@@ -45,11 +45,21 @@ pub(super) fn check(spec: &AppSpec) -> Result<App, BackendError> {
         Some(name) => user::find(name).map_err(app_error)?,
         None => user::own(),
     };
+    if let Some(ids) = become_user(&user) {
+        user::may_enter(dir, &ids).map_err(|closed| cannot_enter(&user, &closed))?;
+    }
     Ok(App { dir: dir.clone(), entry, user })
 }
 
 fn app_error(summary: String) -> BackendError {
     BackendError::App { summary, last_lines: Vec::new() }
+}
+
+fn cannot_enter(user: &User, closed: &Path) -> BackendError {
+    let (name, closed) = (&user.name, closed.display());
+    app_error(format!(
+        "`run_as = \"{name}\"`: that user cannot enter {closed}; permit it (for example `chmod o+x {closed}`)"
+    ))
 }
 
 /// The program with its arguments and its environment.
@@ -77,6 +87,9 @@ impl Inner {
         endpoint: &Endpoint,
         environment: Option<&Path>,
     ) -> Result<Program, BackendError> {
+        if let (Some(venv), Some(ids)) = (environment, become_user(&app.user)) {
+            user::may_enter(venv, &ids).map_err(|closed| cannot_enter(&app.user, &closed))?;
+        }
         let user = match &order.owner {
             Some(Principal::User { name, .. }) => name.as_str(),
             _ => "",

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Gid, Uid};
 
 use super::protocol::Ids;
+use super::user;
 
 /// The ports instances get.
 pub const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
@@ -26,6 +27,8 @@ const BELOW: usize = 1 + 16 + "/app.sock".len();
 #[derive(Debug)]
 pub(super) struct Places {
     run: PathBuf,
+    /// Used instead for apps of users who cannot get to the run folder. Made when first needed.
+    open_to_all: PathBuf,
     taken: Mutex<HashSet<u16>>,
 }
 
@@ -46,24 +49,28 @@ impl Places {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no folder for sockets");
         for run in candidates {
             match take(&run) {
-                Ok(()) => return Ok(Self { run, taken: Mutex::new(HashSet::new()) }),
+                Ok(()) => {
+                    let open_to_all = Path::new("/run").join(name_for(data));
+                    return Ok(Self { run, open_to_all, taken: Mutex::new(HashSet::new()) });
+                }
                 Err(e) => last = io::Error::new(e.kind(), format!("{}: {e}", run.display())),
             }
         }
         Err(last)
     }
 
-    pub(super) fn run(&self) -> &Path {
-        &self.run
-    }
-
-    pub(super) fn paths(&self, short: &str) -> Paths {
-        let run = self.run.join(short);
+    /// The paths of an instance, whose app runs as this user if that is not our own.
+    pub(super) fn paths(&self, short: &str, user: Option<&Ids>) -> Paths {
+        let reached = user.is_none_or(|user| user::may_enter(&self.run, user).is_ok());
+        let run = if reached { &self.run } else { &self.open_to_all }.join(short);
         Paths { socket: run.join("app.sock"), control: self.run.join(format!("{short}.shim")), run }
     }
 
     /// Makes the folder an app may create its socket in.
     pub(super) fn make(&self, paths: &Paths, user: Option<&Ids>) -> io::Result<()> {
+        if paths.run.starts_with(&self.open_to_all) {
+            take(&self.open_to_all)?;
+        }
         DirBuilder::new().mode(0o700).create(&paths.run)?;
         if let Some(user) = user {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -99,17 +106,22 @@ impl Places {
 
 fn usual(data: &Path) -> Vec<PathBuf> {
     let uid = rustix::process::geteuid();
-    let mut hasher = DefaultHasher::new();
-    data.hash(&mut hasher);
-    let name = format!("skep-{:08x}", hasher.finish() & 0xffff_ffff);
+    let name = name_for(data);
     let mut folders = vec![data.join("run")];
     if uid.is_root() {
         folders.push(Path::new("/run").join(&name));
     } else if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR") {
         folders.push(Path::new(&runtime).join(&name));
     }
-    folders.push(PathBuf::from(format!("/tmp/skep-{}-{:08x}", uid.as_raw(), hasher.finish() & 0xffff_ffff)));
+    folders.push(Path::new("/tmp").join(format!("{name}-{}", uid.as_raw())));
     folders
+}
+
+/// A short name that differs between data folders.
+fn name_for(data: &Path) -> String {
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    format!("skep-{:08x}", hasher.finish() & 0xffff_ffff)
 }
 
 /// Makes the folder ours, or refuses it.
@@ -131,6 +143,9 @@ fn take(run: &Path) -> io::Result<()> {
     }
     // As root, apps may run as other users: each must get through to its own folder, and no further.
     let mode = if ours.is_root() { 0o711 } else { 0o700 };
+    if meta.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
     fs::set_permissions(run, fs::Permissions::from_mode(mode))
 }
 
@@ -145,11 +160,11 @@ mod tests {
         fs::create_dir(&deep).unwrap();
         assert!(take(&deep).is_err());
         let places = Places::open(None, &deep).unwrap();
-        assert!(!places.run().starts_with(&deep));
-        assert!(places.paths("0123456789abcdef").socket.as_os_str().len() <= MAX_SOCKET_PATH);
-        fs::remove_dir(places.run()).unwrap();
+        assert!(!places.run.starts_with(&deep));
+        assert!(places.paths("0123456789abcdef", None).socket.as_os_str().len() <= MAX_SOCKET_PATH);
+        fs::remove_dir(&places.run).unwrap();
         let near = Places::open(None, dir.path()).unwrap();
-        assert_eq!(near.run(), dir.path().join("run"));
+        assert_eq!(near.run, dir.path().join("run"));
     }
 
     #[test]

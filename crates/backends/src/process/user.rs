@@ -1,6 +1,7 @@
 //! The operating-system user an app runs as.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -63,6 +64,27 @@ pub(super) fn own() -> User {
     user
 }
 
+/// Whether a user gets into a folder. Err: the first folder on the way that is closed to it.
+pub(super) fn may_enter(folder: &Path, user: &Ids) -> Result<(), PathBuf> {
+    let mut way: Vec<&Path> = folder.ancestors().collect();
+    way.reverse();
+    for step in way {
+        let Ok(meta) = fs::metadata(step) else { return Err(step.to_path_buf()) };
+        let mode = meta.mode();
+        let enter = if meta.uid() == user.uid {
+            mode & 0o100
+        } else if meta.gid() == user.gid || user.groups.contains(&meta.gid()) {
+            mode & 0o010
+        } else {
+            mode & 0o001
+        };
+        if enter == 0 && user.uid != 0 {
+            return Err(step.to_path_buf());
+        }
+    }
+    Ok(())
+}
+
 fn parse(line: &str, name: &str) -> Option<User> {
     let fields: Vec<&str> = line.split(':').collect();
     if fields.first() != Some(&name) || fields.len() < 7 {
@@ -99,6 +121,11 @@ mod tests {
         if own.ids.uid != 0 {
             assert!(find("root").unwrap_err().contains("only root"));
         }
+        let closed = tempfile::tempdir().unwrap();
+        fs::set_permissions(closed.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let stranger = Ids { uid: 54_321, gid: 54_321, groups: Vec::new() };
+        assert_eq!(may_enter(&closed.path().join("x"), &stranger), Err(closed.path().to_path_buf()));
+        assert_eq!(may_enter(Path::new("/usr/bin"), &stranger), Ok(()));
         let line = "x:y:5:6:Some One:/home/x:/bin/bash";
         assert_eq!(parse(line, "x").map(|u| u.ids.gid), Some(6));
         assert_eq!(parse("x:y:5", "x"), None);

@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
 
 mod course;
+mod environments;
+mod frameworks;
 mod hard;
+mod outlive;
+mod secrets;
 mod spec;
 mod stage;

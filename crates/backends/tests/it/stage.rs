@@ -1,5 +1,6 @@
 //! What every test needs: a backend on a folder of its own, an app to launch, and conditions to wait for.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +119,15 @@ impl Stage {
 
     pub(crate) fn log(&self, id: &InstanceId) -> String {
         std::fs::read_to_string(self.folder(id).join("log")).unwrap_or_default()
+    }
+
+    /// The last bytes of the log, for logs too big to be read all the time.
+    pub(crate) fn end_of_log(&self, id: &InstanceId, bytes: u64) -> String {
+        let Ok(mut file) = std::fs::File::open(self.folder(id).join("log")) else { return String::new() };
+        let size = file.metadata().unwrap().len();
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(size.saturating_sub(bytes))).unwrap();
+        file.read_to_string(&mut text).map(|_| text).unwrap_or_default()
     }
 
     pub(crate) fn shim_pid(&self, id: &InstanceId) -> u32 {
