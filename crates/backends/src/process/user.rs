@@ -126,7 +126,7 @@ mod tests {
         let stranger = Ids { uid: 54_321, gid: 54_321, groups: Vec::new() };
         assert_eq!(may_enter(&closed.path().join("x"), &stranger), Err(closed.path().to_path_buf()));
         assert_eq!(may_enter(Path::new("/usr/bin"), &stranger), Ok(()));
-        let line = "x:y:5:6:Some One:/home/x:/bin/bash";
+        let line = "x:y:5:6:Some One:/srv/x:/bin/bash";
         assert_eq!(parse(line, "x").map(|u| u.ids.gid), Some(6));
         assert_eq!(parse("x:y:5", "x"), None);
     }

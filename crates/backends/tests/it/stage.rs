@@ -23,7 +23,7 @@ pub(crate) const HARNESS: &str = env!("CARGO_BIN_EXE_skep-process-harness");
 pub(crate) const SERVER: &str = r#"
 import http.server, os, signal, socket, socketserver, subprocess, sys
 where = sys.argv[1]
-class Handler(http.server.BaseHTTPRequestHandler):
+class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.startswith("/env/"):
             body = os.environ.get(self.path[5:], "(unset)")
@@ -49,7 +49,7 @@ if where.startswith("/"):
 else:
     address = ("127.0.0.1", int(where))
 print("hello from", os.getpid(), flush=True)
-Server(address, Handler).serve_forever()
+Server(address, Page).serve_forever()
 "#;
 
 pub(crate) struct Stage {
