@@ -64,14 +64,13 @@
     tick();
   };
 
-  const log = (lines, fresh) => {
+  const log = (lines) => {
     const box = at("log");
     if (!box) return;
     box.hidden = false;
     const pre = at("lines");
     const atEnd = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
-    const known = fresh ? [] : pre.textContent.split("\n").filter(Boolean);
-    const kept = known.concat(lines).slice(-100);
+    const kept = pre.textContent.split("\n").filter(Boolean).concat(lines).slice(-100);
     pre.textContent = kept.join("\n");
     if (atEnd) pre.scrollTop = pre.scrollHeight;
   };
@@ -111,7 +110,7 @@
       rest = lines.pop();
       for (const line of lines.filter(Boolean)) {
         const news = JSON.parse(line);
-        if (news.log) log(news.log, news.fresh);
+        if (news.log) log(news.log);
         if (news.again) {
           open();
           return false;

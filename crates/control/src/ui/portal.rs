@@ -95,10 +95,7 @@ impl Card {
         before.raw("<a class=\"app\" href=\"").text(spec.mount.as_str()).raw("\">");
         tile(&mut before, &spec);
         before.raw("<b>").text(&spec.title).raw("</b>");
-        if !spec.description.is_empty() {
-            before.raw("<i>").text(&spec.description).raw("</i>");
-        }
-        before.raw("<u>");
+        before.raw("<i>").text(&spec.description).raw("</i><u>");
         if spec.framework != Framework::Command {
             before.raw("<span>").raw(spec.framework.title()).raw("</span>");
         }

@@ -93,7 +93,7 @@ fn words(refusal: &Refusal) -> Words {
             Next::Reload(Some(15)),
         ),
         Refusal::StartTimeout(limit) => words(
-            "Did not start",
+            "Did not start in time",
             &format!("The app was given {} and has not answered.", spoken_ms(whole_ms(*limit))),
             "Try again; if that does not help, its owner may have to allow more time.",
             Next::Retry,
@@ -101,7 +101,7 @@ fn words(refusal: &Refusal) -> Words {
         Refusal::StartFailed { retry_after, .. } => Words {
             retry_after_seconds: Some(retry_after.as_secs().max(1)),
             ..words(
-                "Did not start",
+                "Could not start",
                 "The app could not be started.",
                 "Try again, or tell its owner what is written here.",
                 Next::Retry,
@@ -153,13 +153,13 @@ fn page(refused: &Refused<'_>, app: &AppId, words: &Words, summary: Option<&str>
     if let Some(summary) = summary.filter(|_| refused.show_lines) {
         html.raw("<p class=\"notice\">").text(&plain_line(summary, 400)).raw("</p>\n");
     }
+    html.raw("<p class=\"hint\">").raw(words.hint).raw("</p>\n");
     if refused.show_lines && !lines.is_empty() {
         html.raw("<details class=\"log\" open><summary>The last lines it wrote</summary>")
             .raw("<pre class=\"lines\" tabindex=\"0\">");
         last_lines(&mut html, lines, 50, 8 * 1024);
         html.raw("</pre></details>\n");
     }
-    html.raw("<p class=\"hint\">").raw(words.hint).raw("</p>\n");
     actions(&mut html, refused, words);
     html.raw("<p class=\"small\">Request ")
         .text(&format!("{:016x}", refused.request_id))

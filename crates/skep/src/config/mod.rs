@@ -1,0 +1,213 @@
+//! Config: files and folders in, [`AppSpec`]s and server settings out.
+//!
+//! Three steps, each in its own files: *raw* text becomes a tree whose values know their place ([`document`]); *checked*
+//! keys are read from it, mistakes collected and unknown keys refused ([`server_keys`], [`app_keys`]); folders are looked
+//! at ([`discover`]) and the layers laid over each other into *typed* specs ([`settle`]). A mistake in the server's file
+//! refuses the file; a mistake in one app's folder refuses that app and no other.
+
+mod app_keys;
+pub(crate) mod discover;
+mod document;
+pub(crate) mod problem;
+mod revision;
+pub(crate) mod server_keys;
+mod settle;
+#[cfg(test)]
+mod tests;
+pub(crate) mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skep_backends::framework::{NotRecognised, Wanted};
+use skep_model::{AppId, AppSpec};
+
+use app_keys::AppKeys;
+pub(crate) use discover::Dirty;
+use discover::{Found, Overrides, Scanner, sites_of};
+use problem::{Problem, Problems};
+pub(crate) use server_keys::{ServerFile, ServerKeys};
+
+/// Used when no `--config` and no PATH is given.
+pub(crate) const SYSTEM_CONFIG: &str = "/etc/skep/skep.toml";
+
+/// Everything that is published, and how.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) server: ServerKeys,
+    /// By id.
+    pub(crate) apps: Vec<Arc<AppSpec>>,
+    /// Folders in which nothing was recognised, and why.
+    pub(crate) unrecognised: Vec<(PathBuf, NotRecognised)>,
+    /// Mistakes that keep single apps from being published, or from changing. Also the server's file, when it was good
+    /// before and is broken now.
+    pub(crate) refused: Vec<Problem>,
+    /// Worth telling; nothing is kept from working.
+    pub(crate) warnings: Vec<String>,
+    /// What to watch.
+    pub(crate) watched: Watched,
+}
+
+/// The places whose changes matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) config: Option<PathBuf>,
+    /// Folders of apps: entries that come and go.
+    pub(crate) parents: BTreeSet<PathBuf>,
+    /// App folders and the names of files that count in each.
+    pub(crate) apps: BTreeMap<PathBuf, BTreeSet<String>>,
+    /// Folders that are no apps yet: any new file may make them one.
+    pub(crate) others: BTreeSet<PathBuf>,
+}
+
+/// Reads config and folders, again and again, each time only what may have changed.
+pub(crate) struct Loader {
+    file: Option<PathBuf>,
+    paths: Vec<PathBuf>,
+    scanner: Scanner,
+    last_file: Option<ServerFile>,
+    last_apps: BTreeMap<AppId, Arc<AppSpec>>,
+    euid: u32,
+}
+
+impl Loader {
+    /// `file`: the server's config. `paths`: sites named on the command line, published besides the file's.
+    pub(crate) fn new(file: Option<PathBuf>, paths: Vec<PathBuf>) -> Self {
+        let file = file.or_else(|| {
+            let system = PathBuf::from(SYSTEM_CONFIG);
+            (paths.is_empty() && system.exists()).then_some(system)
+        });
+        Self {
+            file,
+            paths,
+            scanner: Scanner::default(),
+            last_file: None,
+            last_apps: BTreeMap::new(),
+            euid: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads the server's file and whatever is dirty of the folders.
+    ///
+    /// # Errors
+    /// When there is no good server config, now or before, or a site cannot be read. Whoever has a config already goes on
+    /// with that.
+    pub(crate) fn load(&mut self, dirty: &Dirty) -> Result<Config, Problems> {
+        let (file, mut refused) = self.server_file()?;
+        let mut sites = sites_of(&self.paths);
+        sites.extend(file.sites.iter().cloned());
+        let overrides: Overrides = file
+            .apps
+            .iter()
+            .map(|(id, keys)| {
+                let command = keys.command.is_some();
+                (id.value.clone(), Wanted { framework: keys.framework, command })
+            })
+            .collect();
+        let found = self.scanner.scan(&sites, &overrides, dirty)?;
+        refused.extend(found.refused.iter().cloned());
+        let apps = self.settle_all(&file, &found, &mut refused);
+        let config = Config {
+            warnings: warnings(&file, &apps),
+            watched: self.watched(&found),
+            server: file.server.clone(),
+            unrecognised: found.unrecognised,
+            apps,
+            refused,
+        };
+        self.last_file = Some(file);
+        Ok(config)
+    }
+
+    /// The server's file, or the last good state of it with what is wrong now.
+    fn server_file(&self) -> Result<(ServerFile, Vec<Problem>), Problems> {
+        let Some(path) = &self.file else { return Ok((ServerFile::default(), Vec::new())) };
+        let read = discover::read_config(path).and_then(|text| match text {
+            Some(text) => ServerFile::parse(path, &text),
+            None => Err(Problems::one(path, "does not exist", "name a config file that does")),
+        });
+        match (read, &self.last_file) {
+            (Ok(file), _) => Ok((file, Vec::new())),
+            (Err(problems), Some(last)) => Ok((last.clone(), problems.0)),
+            (Err(problems), None) => Err(problems),
+        }
+    }
+
+    fn settle_all(
+        &mut self,
+        file: &ServerFile,
+        found: &Found,
+        refused: &mut Vec<Problem>,
+    ) -> Vec<Arc<AppSpec>> {
+        let overrides: BTreeMap<&AppId, &AppKeys> =
+            file.apps.iter().map(|(id, keys)| (&id.value, keys)).collect();
+        let mut apps = BTreeMap::new();
+        for app in &found.apps {
+            if let Some(broken) = &app.folder.broken {
+                refused.extend(broken.0.iter().cloned());
+                if !app.folder.usable {
+                    continue;
+                }
+            }
+            let before = self.last_apps.get(&app.id);
+            match settle::settle(app, &file.defaults, overrides.get(&app.id).copied(), self.euid) {
+                Ok(spec) => {
+                    let kept = before.filter(|before| ***before == spec).cloned();
+                    apps.insert(app.id.clone(), kept.unwrap_or_else(|| Arc::new(spec)));
+                }
+                Err(problem) => {
+                    refused.push(problem);
+                    if let Some(before) = before {
+                        apps.insert(app.id.clone(), Arc::clone(before));
+                    }
+                }
+            }
+        }
+        self.last_apps = apps;
+        self.last_apps.values().cloned().collect()
+    }
+
+    fn watched(&self, found: &Found) -> Watched {
+        let mut watched = Watched {
+            config: self.file.clone(),
+            parents: found.parents.iter().cloned().collect(),
+            others: found.unrecognised.iter().map(|(dir, _)| dir.clone()).collect(),
+            apps: BTreeMap::new(),
+        };
+        for app in &found.apps {
+            let mut names: BTreeSet<String> =
+                [discover::CONFIG_FILE, revision::RESTART_FILE].map(str::to_owned).into();
+            if let Ok(detected) = &app.folder.detected {
+                names.extend(detected.watch.iter().cloned());
+            }
+            watched.apps.insert(app.folder.dir.clone(), names);
+        }
+        watched
+    }
+}
+
+fn warnings(file: &ServerFile, apps: &[Arc<AppSpec>]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let known: BTreeSet<&str> = apps.iter().map(|app| app.id.as_str()).collect();
+    for (id, _) in &file.apps {
+        if !known.contains(id.value.as_str()) {
+            let mend = match units::nearest(id.value.as_str(), known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "`skep config check` lists the apps there are".to_owned(),
+            };
+            warnings.push(id.problem("describes an app that is not there", mend).to_string());
+        }
+    }
+    for app in apps {
+        if !app.access.users.is_empty() || !app.access.groups.is_empty() {
+            warnings
+                .push(format!("`{}` has access rules, which mean nothing without a login provider", app.id));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,260 @@
+//! Config as a whole: folders and files in, specs and messages out.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use skep_model::Framework;
+
+use super::*;
+
+fn messages(text: &str) -> Vec<String> {
+    match ServerFile::parse(Path::new("skep.toml"), text) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn load(dir: &Path) -> Config {
+    Loader::new(None, vec![dir.to_owned()]).load(&Dirty::All).unwrap()
+}
+
+fn ids(config: &Config) -> Vec<&str> {
+    config.apps.iter().map(|app| app.id.as_str()).collect()
+}
+
+#[test]
+fn every_mistake_has_a_place_a_key_and_a_mend() {
+    let text = r#"
+[server]
+listen = "nowhere"
+trusted_proxies = ["10.0.0.0/8", "10.0.0.0/99"]
+acess_log = "json"
+tls.cert = "a.pem"
+
+[auth]
+provider = "oidc"
+
+[[sites]]
+mount = "/a/b/"
+
+[defaults]
+idle_timeout = "5 minutes"
+title = "x"
+
+[apps.sales]
+seats = "ten"
+idel_timeout = "5m"
+limits.memory = "lots"
+env = { "1X" = "a" }
+
+[apps.Bad]
+"#;
+    let expected = [
+        "skep.toml:3:10: `server.listen`: is \"nowhere\", which is no address with a port; write an address and port like \
+         \"127.0.0.1:8080\" or \"[::]:443\"",
+        "skep.toml:4:34: `server.trusted_proxies`: is \"10.0.0.0/99\", which is no address or network; write an address \
+         or a network like \"10.0.0.0/8\"",
+        "skep.toml:5:1: `server.acess_log`: is not a key Skep knows; did you mean `access_log`?",
+        "skep.toml:6:12: `server.tls.cert`: has no `tls.key` beside it; name the file of its private key",
+        "skep.toml:9:12: `auth.provider`: is \"oidc\", which this version of Skep does not have; write \"none\"; other \
+         providers come with a later version",
+        "skep.toml:11:1: `sites[0]`: has no `path`; name an app's folder, or a folder of apps",
+        "skep.toml:12:9: `sites[0].mount`: is \"/a/b/\"; a mount has one part made of a-z, 0-9, `_` and `-`, starting with \
+         a letter or a digit; write \"/\" or \"/name/\"",
+        "skep.toml:15:16: `defaults.idle_timeout`: is \"5 minutes\", which is no duration; write a duration like \
+         `idle_timeout = \"5m\"` or \"1h30m\"",
+        "skep.toml:16:9: `defaults.title`: belongs to one app and cannot be a default; set it in `[apps.<id>]`",
+        "skep.toml:19:9: `apps.sales.seats`: is \"ten\", expected a whole number from 1 to 1000000; write a whole number \
+         from 1 to 1000000",
+        "skep.toml:20:1: `apps.sales.idel_timeout`: is not a key Skep knows; did you mean `idle_timeout`?",
+        "skep.toml:21:17: `apps.sales.limits.memory`: is \"lots\", which is no size; write a size like `memory = \"512MiB\"`",
+        "skep.toml:22:9: `apps.sales.env.1X`: is no name of an environment variable; use letters, digits and `_`",
+        "skep.toml:24:7: `apps.Bad`: `Bad` is not an app id: use 1 to 63 of a-z, 0-9, `_` and `-`, starting with a letter or \
+         a digit (for example `sales-report`)",
+    ];
+    let found = messages(text);
+    for (line, expected) in expected.iter().enumerate() {
+        assert_eq!(found.get(line).map(String::as_str), Some(*expected), "all: {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn broken_toml_is_placed_too() {
+    let found = messages("[server]\nlisten = \n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("skep.toml:2:"), "{found:?}");
+    assert!(found[0].contains("is not valid TOML"), "{found:?}");
+    let found = messages("[server]\nworkers = 1\nworkers = 2\n");
+    assert!(found[0].starts_with("skep.toml:3:"), "{found:?}");
+}
+
+#[test]
+fn a_good_file_is_read_in_full() {
+    let text = r#"
+[server]
+listen = ["0.0.0.0:80", "[::]:443"]
+public_url = "https://Apps.example.org:8443/"
+tls = { cert = "c.pem", key = "k.pem" }
+access_log = "common"
+limits = { header_timeout = "10s" }
+[auth]
+provider = "none"
+[[sites]]
+path = "apps"
+[defaults]
+seats = 7
+[apps.one]
+command = "run --port {port}"
+access.anyone = true
+limits = { cpu = 0.5, memory = "1GiB", pids = 100 }
+inactivity_timeout = "never"
+hold = "wait"
+"#;
+    let file = ServerFile::parse(Path::new("/etc/skep/skep.toml"), text).unwrap();
+    assert_eq!(file.server.listen.len(), 2);
+    assert_eq!(file.server.public_url.as_ref().unwrap().host(), "apps.example.org");
+    assert_eq!(file.server.tls.as_ref().unwrap().cert, Path::new("/etc/skep/c.pem"));
+    assert_eq!(file.server.limits.header_timeout, Duration::from_secs(10));
+    assert_eq!(file.sites[0].path, Path::new("/etc/skep/apps"));
+    assert_eq!(file.defaults.seats, Some(7));
+    let (id, keys) = &file.apps[0];
+    assert_eq!(id.value.as_str(), "one");
+    assert_eq!(keys.command.as_ref().unwrap()[..], ["run", "--port", "{port}"]);
+    assert_eq!((keys.cpu_millis, keys.memory, keys.pids), (Some(500), Some(1 << 30), Some(100)));
+    assert_eq!(keys.inactivity_timeout, Some(None));
+}
+
+#[test]
+fn layers_win_in_their_order_and_merge_env() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        "apps/one/skep.toml",
+        "command = [\"own\"]\nseats = 3\nenv = { A = \"own\", B = \"own\" }\n",
+    );
+    write(dir.path(), "apps/two/skep.toml", "command = [\"two\"]\n");
+    let config = "[[sites]]\npath = \"apps\"\n[defaults]\nseats = 2\nmax_waiting = 9\nenv = { A = \"low\", C = \"low\" }\n\
+                  [apps.one]\nenv = { B = \"top\" }\ntitle = \"One!\"\n[apps.tow]\nseats = 1\n";
+    write(dir.path(), "skep.toml", config);
+    let config = Loader::new(Some(dir.path().join("skep.toml")), vec![]).load(&Dirty::All).unwrap();
+    assert_eq!(ids(&config), ["one", "two"]);
+    let (one, two) = (&config.apps[0], &config.apps[1]);
+    assert_eq!((one.seats, two.seats, one.max_waiting), (3, 2, 9));
+    assert_eq!((one.title.as_str(), two.title.as_str()), ("One!", "Two"));
+    assert_eq!(one.framework, Framework::Command);
+    let env: Vec<_> = one.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(env, [("A", "own"), ("B", "top"), ("C", "low")]);
+    assert_eq!(config.warnings.len(), 1);
+    assert!(
+        config.warnings[0].ends_with("`apps.tow`: describes an app that is not there; did you mean `two`?")
+    );
+}
+
+#[test]
+fn folders_become_ids_and_collisions_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["Sales Report", "sales-report", "_hidden", ".git", "Ünïcode  App!", "ok"] {
+        write(dir.path(), &format!("{name}/skep.toml"), "command = [\"x\"]\n");
+    }
+    write(dir.path(), "notes/readme.md", "nothing here");
+    let config = load(dir.path());
+    assert_eq!(ids(&config), ["n-code-app", "ok", "sales-report"]);
+    let kept = &config.apps[2].source;
+    assert!(matches!(kept, skep_model::Source::Folder { dir, .. } if dir.ends_with("sales-report")));
+    let (folder, _) = &config.unrecognised[0];
+    assert_eq!((folder, config.unrecognised.len()), (&dir.path().join("notes"), 1));
+    assert_eq!(config.refused.len(), 1);
+    let message = config.refused[0].to_string();
+    assert!(message.contains("Sales Report: makes the app id `sales-report`"), "{message}");
+}
+
+#[test]
+fn a_path_that_is_an_app_is_mounted_at_the_root() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "My App/skep.toml", "command = [\"x\"]\n");
+    let config = load(&dir.path().join("My App"));
+    assert_eq!(config.apps[0].mount.as_str(), "/");
+    assert_eq!(config.apps[0].id.as_str(), "my-app");
+}
+
+#[test]
+fn one_broken_folder_keeps_no_other_from_being_published_and_a_good_state_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "good/skep.toml", "command = [\"x\"]\nseats = 4\n");
+    write(dir.path(), "bad/skep.toml", "command = [\"x\"]\nseat = 4\n");
+    let mut loader = Loader::new(None, vec![dir.path().to_owned()]);
+    let config = loader.load(&Dirty::All).unwrap();
+    assert_eq!(ids(&config), ["good"]);
+    assert!(
+        config.refused[0]
+            .to_string()
+            .contains("bad/skep.toml:2:1: `seat`: is not a key Skep knows; did you mean `seats`?")
+    );
+
+    write(dir.path(), "good/skep.toml", "command = [\"x\"\n");
+    write(dir.path(), "bad/skep.toml", "command = [\"x\"]\n");
+    let dirty = Dirty::Folders([dir.path().join("good"), dir.path().join("bad")].into());
+    let next = loader.load(&dirty).unwrap();
+    assert_eq!(ids(&next), ["bad", "good"]);
+    assert_eq!(next.apps[1], config.apps[0]);
+    assert_eq!(next.refused.len(), 1, "{:?}", next.refused);
+
+    write(dir.path(), "good/skep.toml", "command = [\"y\"]\n");
+    let last = loader.load(&Dirty::Folders([dir.path().join("good")].into())).unwrap();
+    assert!(last.refused.is_empty());
+    assert_ne!(last.apps[1].revision, config.apps[0].revision);
+    assert_eq!(last.apps[0].revision, next.apps[0].revision);
+}
+
+#[test]
+fn titles_and_seats_do_not_ask_for_new_instances() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a/skep.toml", "command = [\"x\"]\n");
+    let before = load(dir.path()).apps[0].clone();
+    write(
+        dir.path(),
+        "a/skep.toml",
+        "command = [\"x\"]\ntitle = \"New\"\nseats = 9\nidle_timeout = \"9m\"\n",
+    );
+    let after = load(dir.path()).apps[0].clone();
+    assert_ne!(before, after);
+    assert_eq!(before.revision, after.revision);
+}
+
+#[test]
+fn a_servers_config_where_an_apps_is_expected_is_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "skep.toml", "[server]\nlisten = \"8080\"\n");
+    let config = load(dir.path());
+    assert!(config.refused[0].to_string().contains("is a server's config"), "{:?}", config.refused);
+}
+
+#[test]
+fn more_warm_seats_than_there_can_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a/skep.toml", "command = [\"x\"]\nmin_seats = 5\nmax_instances = 2\nseats = 2\n");
+    let config = load(dir.path());
+    assert!(config.apps.is_empty());
+    let message = config.refused[0].to_string();
+    assert!(
+        message.contains("skep.toml:2:13: `min_seats`: is 5, but 2 instances of 2 seats make only 4"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let problems = Loader::new(None, vec!["/nowhere/at/all".into()]).load(&Dirty::All).unwrap_err();
+    assert!(problems.to_string().starts_with("/nowhere/at/all: cannot be read: "), "{problems}");
+    let file = PathBuf::from("/nowhere/skep.toml");
+    let problems = Loader::new(Some(file), vec![]).load(&Dirty::All).unwrap_err();
+    assert_eq!(problems.to_string(), "/nowhere/skep.toml: does not exist; name a config file that does");
+}

@@ -1,0 +1,407 @@
+//! `skep serve`: the only place where the parts are put together.
+//!
+//! Two halves. [`prepare`] does everything that can fail without touching what runs: config, keys, certificates, database,
+//! sockets. [`Server::start`] then starts the launcher (which adopts what is alive), the control plane and the edge, and
+//! cannot fail for reasons of config. A server that takes over from another one waits between the two for its word.
+
+mod banner;
+mod listen;
+mod live;
+mod signals;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use skep_backends::process::{ProcessBackend, ProcessConfig};
+use skep_control::{Control, ControlConfig, Deps};
+use skep_edge::{Certificates, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable};
+use skep_identity::KeyRing;
+use skep_launch::driver::{self, DriverConfig, DriverTask};
+use skep_launch::pool::PoolConfig;
+use skep_launch::{Backend, Handle};
+use skep_model::{Event, EventKind};
+use skep_store::{Location, Store};
+use skep_telemetry::Exposition;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cli::{Everywhere, ServeArgs};
+use crate::config::{Config, Dirty, Loader};
+use crate::data_dir::{DataDir, Lock};
+use crate::upgrade::heir::{Heir, Inheritance, Sockets};
+use crate::upgrade::wire::OpenSeat;
+use crate::upgrade::{self, Estate};
+use crate::{init, logging, systemd};
+pub(crate) use listen::Bound;
+use listen::Listening;
+use signals::{Order, Signals};
+
+/// Threads of the runtime that carries launcher, control plane and database. Requests have loops of their own.
+const CONTROL_THREADS: usize = 2;
+const JOURNAL_QUEUE: usize = 4096;
+const BACKEND_QUEUE: usize = 1024;
+const CALL_QUEUE: usize = 1024;
+/// How long open requests get when the server stops.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long whoever waits for an app is still served here when a new server takes over; after that the new one does.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+/// How long tunnels live on in a server that has been replaced.
+const TUNNELS_WITHIN: Duration = Duration::from_secs(12 * 3600);
+
+/// Runs the server until it is told to stop.
+pub(crate) fn run(everywhere: &Everywhere, args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let inherited = Inheritance::receive()?;
+    let data = everywhere.data_dir()?;
+    if init::is_needed() && inherited.is_none() {
+        return init::run(&data);
+    }
+    logging::start();
+    listen::raise_file_limit();
+    let program = upgrade::own_program().context("the server's own program cannot be found")?;
+    let data = DataDir::open(data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("skep-control")
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(Box::pin(serve(args, data, program, inherited)));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+async fn serve(
+    args: ServeArgs,
+    data: DataDir,
+    program: PathBuf,
+    inherited: Option<Inheritance>,
+) -> anyhow::Result<ExitCode> {
+    let (lock, sockets, mut heir) = match inherited {
+        Some(inherited) => {
+            let (lock, sockets, heir) = inherited.into_parts()?;
+            (lock, sockets, Some(heir))
+        }
+        None => (data.lock()?, Sockets::default(), None),
+    };
+    let signals = Signals::register()?;
+    let prepared = async {
+        let prepared = prepare(&args, &data, lock, sockets).await?;
+        let seats = match &mut heir {
+            Some(heir) => heir.prepared().await?,
+            None => Vec::new(),
+        };
+        Server::start(prepared, &args, &data, program).await.map(|server| (server, seats))
+    };
+    let (server, seats) = match Box::pin(prepared).await {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(heir) = heir {
+                heir.failed(&error).await;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(heir) = heir {
+        server.succeed(heir, seats).await?;
+    }
+    systemd::notify(&format!("READY=1\nMAINPID={}", std::process::id()));
+    server.run(signals, args.stop_apps_on_exit).await
+}
+
+/// What a server needs, in order and untouched.
+struct Prepared {
+    loader: Loader,
+    config: Config,
+    lock: Lock,
+    exposition: Exposition,
+    keys: Arc<KeyRing>,
+    store: Store,
+    certificates: Option<Certificates>,
+    listening: Listening,
+}
+
+async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets) -> anyhow::Result<Prepared> {
+    let (loader, mut config) = load(args).await?;
+    if !args.listen.is_empty() {
+        config.server.listen.clone_from(&args.listen);
+    }
+    if config.server.listen.is_empty() {
+        config.server.listen.push(crate::config::server_keys::DEFAULT_LISTEN);
+    }
+    config.server.admin_listen = args.admin_listen.or(config.server.admin_listen);
+    listen::refuse_open_addresses(&config.server.listen, args.insecure_no_auth)?;
+    let certificates = match &config.server.tls {
+        Some(tls) => Some(Certificates::from_files(&tls.cert, &tls.key)?),
+        None => None,
+    };
+    let key_file = config.server.cookie_key_file.clone().unwrap_or_else(|| data.path().join("cookie.keys"));
+    let keys = Arc::new(KeyRing::load_or_create(&key_file)?);
+    let location = match &config.server.database {
+        Some(location) => location.parse()?,
+        None => Location::Sqlite(data.path().join("skep.db")),
+    };
+    let store = Store::open(&location).await?;
+    let exposition = skep_telemetry::install()?;
+    let listening = Listening::open(&config.server, data, sockets)?;
+    Ok(Prepared { loader, config, lock, exposition, keys, store, certificates, listening })
+}
+
+/// Reads config and folders off the runtime, saying so when it takes long.
+async fn load(args: &ServeArgs) -> anyhow::Result<(Loader, Config)> {
+    let mut loader = Loader::new(args.config.clone(), args.paths.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let config = loader.load(&Dirty::All);
+        (loader, config)
+    });
+    let (loader, config) = banner::patiently("reading the apps' folders", reading).await?;
+    Ok((loader, config?))
+}
+
+/// Everything that runs.
+struct Server {
+    handle: Handle,
+    driver: DriverTask,
+    edge: Edge,
+    journal: mpsc::Sender<Event>,
+    record: AbortOnDropHandle<()>,
+    live: live::Live,
+    orders: mpsc::Receiver<Order>,
+    listening: Listening,
+    lock: Lock,
+    program: PathBuf,
+    data: PathBuf,
+    /// Once another server has taken over: where requests go.
+    relay: Option<listen::Relay>,
+}
+
+impl Server {
+    async fn start(
+        prepared: Prepared,
+        args: &ServeArgs,
+        data: &DataDir,
+        program: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let Prepared { loader, config, mut lock, exposition, keys, store, certificates, listening } =
+            prepared;
+        let (journal, events) = mpsc::channel(JOURNAL_QUEUE);
+        let (backend_events, reports) = mpsc::channel(BACKEND_QUEUE);
+        let backend = ProcessBackend::open(
+            ProcessConfig::new(data.path().to_owned(), program.clone()),
+            backend_events,
+        )?;
+        let backends: Vec<Arc<dyn Backend>> = vec![backend];
+        let (handle, driver) =
+            driver::start(driver_config(&config), backends.clone(), reports, journal.clone());
+        handle.set_apps(config.apps.clone());
+        let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::new(&config.apps)));
+        let control = Control::new(Deps {
+            handle: handle.clone(),
+            backends,
+            store,
+            exposition,
+            config: control_config(&config, args),
+        });
+        let (calls, calls_in) = mpsc::channel(CALL_QUEUE);
+        tokio::spawn(control.clone().serve(calls_in));
+        let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
+        let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
+        let edge = Edge::start(edge_config, handle.clone(), &keys, routes_seen, calls)?;
+        let (orders_in, orders) = mpsc::channel(16);
+        listening.serve_control(&control, handle.clone(), orders_in)?;
+        lock.sign()?;
+        banner::print(&config, &listening);
+        let server = Self {
+            live: live::Live::start(loader, config, handle.clone(), routes, journal.clone(), certificates),
+            handle,
+            driver,
+            edge,
+            journal,
+            record,
+            orders,
+            listening,
+            lock,
+            program,
+            data: data.path().to_owned(),
+            relay: None,
+        };
+        server.note(EventKind::ServerStart, format!("skep {}", env!("CARGO_PKG_VERSION")));
+        Ok(server)
+    }
+
+    /// The old server's last word has been heard: its place is taken.
+    async fn succeed(&self, mut heir: Heir, seats: Vec<OpenSeat>) -> anyhow::Result<()> {
+        heir.ready().await?;
+        tokio::spawn(heir.mind_seats(self.handle.clone(), seats));
+        Ok(())
+    }
+
+    /// Serves until a signal or an upgrade ends it.
+    async fn run(mut self, mut signals: Signals, stop_apps: bool) -> anyhow::Result<ExitCode> {
+        loop {
+            let order = tokio::select! {
+                order = signals.next() => order,
+                Some(order) = self.orders.recv() => order,
+            };
+            match order {
+                Order::Reload => self.live.reload(),
+                Order::Upgrade(answer) => match Box::pin(self.hand_over()).await {
+                    Ok(successor) => return self.leave(successor, answer).await,
+                    Err(why) => {
+                        tracing::error!("the upgrade did not happen: {why}");
+                        if let Some(answer) = answer {
+                            let _ = answer.send(Err(why));
+                        }
+                    }
+                },
+                Order::Stop => return self.stop(signals, stop_apps).await,
+            }
+        }
+    }
+
+    async fn stop(self, mut signals: Signals, stop_apps: bool) -> anyhow::Result<ExitCode> {
+        tracing::info!("stopping; open requests get {} seconds", STOP_WITHIN.as_secs());
+        systemd::notify("STOPPING=1");
+        self.note(EventKind::ServerStop, "told to stop".to_owned());
+        let gently = async {
+            drop(self.live);
+            self.edge.drain(STOP_WITHIN).await;
+            self.handle.shutdown(stop_apps).await;
+            self.driver.ended().await;
+            drop(self.journal);
+            let _ = self.record.await;
+        };
+        tokio::select! {
+            () = gently => Ok(ExitCode::SUCCESS),
+            () = signals.again() => Ok(ExitCode::from(130)),
+        }
+    }
+
+    /// # Errors
+    /// Why there was no upgrade. The server goes on unless it says otherwise.
+    async fn hand_over(&mut self) -> Result<upgrade::Ready, String> {
+        let relay = listen::Relay::bind(&self.data).map_err(|error| format!("no relay socket: {error:#}"))?;
+        let estate = Estate {
+            lock: &self.lock,
+            relay: &relay.listener,
+            relay_path: &relay.path,
+            control: &self.listening.control,
+            admin: self.listening.admin.as_ref(),
+            public: &self.listening.public,
+        };
+        let successor = upgrade::prepare(&self.program, &estate).await?;
+        self.live.pause();
+        self.handle.drain_for_handover(SETTLE_WITHIN).await;
+        let ready = match successor.go(&self.handle).await {
+            Ok(ready) => ready,
+            Err(why) => {
+                tracing::error!("the new server failed ({why}); starting this version anew");
+                let again = upgrade::prepare(&upgrade::running_program(), &estate).await?;
+                again.go(&self.handle).await?
+            }
+        };
+        self.relay = Some(relay);
+        Ok(ready)
+    }
+
+    /// Lets tunnels end, then goes.
+    async fn leave(
+        self,
+        successor: upgrade::Ready,
+        answer: Option<oneshot::Sender<Result<u32, String>>>,
+    ) -> anyhow::Result<ExitCode> {
+        let pid = successor.pid;
+        systemd::notify(&format!("MAINPID={pid}"));
+        tracing::info!("process {pid} serves from now on; this one goes when its last tunnel closes");
+        self.note(EventKind::ServerHandover, format!("process {pid} took over from {}", std::process::id()));
+        if let Some(answer) = answer {
+            let _ = answer.send(Ok(pid));
+        }
+        drop(self.live);
+        drop(self.journal);
+        self.driver.ended().await;
+        let _ = self.record.await;
+        successor.report_seats(&self.handle, TUNNELS_WITHIN).await;
+        self.edge.drain(STOP_WITHIN).await;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn note(&self, kind: EventKind, detail: String) {
+        note(&self.journal, kind, detail);
+    }
+}
+
+/// Writes an event of the server itself to the journal; never waits for it.
+fn note(journal: &mpsc::Sender<Event>, kind: EventKind, detail: String) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    if journal.try_send(Event { at_ms, kind, app: None, instance: None, user: None, detail }).is_err() {
+        tracing::warn!("the journal is too busy to take `{}`", kind.name());
+    }
+}
+
+fn driver_config(config: &Config) -> DriverConfig {
+    let usual = PoolConfig::default();
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let starts = u32::try_from(cores * 2).unwrap_or(usual.max_starts).max(4);
+    let pool = PoolConfig {
+        max_instances: config.server.max_instances,
+        max_starts: config.server.max_starting.unwrap_or(starts),
+        ..usual
+    };
+    DriverConfig { pool, ..DriverConfig::default() }
+}
+
+fn control_config(config: &Config, args: &ServeArgs) -> ControlConfig {
+    ControlConfig {
+        // Whoever can reach a loopback address without a login is at the machine itself.
+        show_logs: !args.insecure_no_auth,
+        login: false,
+        journal_age: config.server.journal_retention,
+        ..ControlConfig::default()
+    }
+}
+
+fn edge_config(
+    config: &Config,
+    args: &ServeArgs,
+    certificates: Option<Certificates>,
+    listening: &Listening,
+) -> anyhow::Result<EdgeConfig> {
+    let server = &config.server;
+    let mut listeners = Vec::new();
+    for bound in &listening.public {
+        listeners.push(ListenerConfig {
+            name: if certificates.is_some() { "https" } else { "http" }.to_owned(),
+            socket: ListenSocket::Tcp(bound.listener.try_clone()?),
+            tls: certificates.clone(),
+            trust_peers: false,
+        });
+    }
+    if let Some(relay) = &listening.relay {
+        listeners.push(ListenerConfig {
+            name: "relay".to_owned(),
+            socket: ListenSocket::Unix(relay.try_clone()?),
+            tls: None,
+            trust_peers: true,
+        });
+    }
+    let mut also = server.allowed_hosts.clone();
+    also.extend(server.public_url.as_ref().map(|url| url.host().to_owned()));
+    let usual = skep_edge::Limits::default();
+    Ok(EdgeConfig {
+        listeners,
+        threads: server.workers.map_or(0, |workers| workers as usize),
+        limits: skep_edge::Limits {
+            connections: server.limits.max_connections as usize,
+            head_timeout: server.limits.header_timeout,
+            body_stall: server.limits.body_timeout,
+            head_bytes: usize::try_from(server.limits.max_header_bytes).unwrap_or(usual.head_bytes),
+            ..usual
+        },
+        trusted_proxies: server.trusted_proxies.clone(),
+        hosts: if args.insecure_no_auth { HostRule::Any } else { HostRule::Loopback { also } },
+        access_log: listen::access_log(server)?,
+    })
+}

@@ -1,0 +1,75 @@
+//! What the server says on stderr when it starts.
+
+use std::future::Future;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use super::listen::Listening;
+use crate::cli::count;
+use crate::cli::paint::Paint;
+use crate::config::Config;
+
+/// Shorter waits need no explanation.
+const LONG: Duration = Duration::from_millis(1500);
+const LINES_AT_MOST: usize = 12;
+
+/// Waits, and says what for when it takes long.
+pub(crate) async fn patiently<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::pin!(wait);
+    let start = Instant::now();
+    loop {
+        tokio::select! {
+            done = &mut wait => return done,
+            () = tokio::time::sleep(LONG) => {
+                let _ = writeln!(io::stderr(), "{what}: {} s so far", start.elapsed().as_secs());
+            }
+        }
+    }
+}
+
+/// Says where the apps are and what is wrong with those that are not.
+pub(crate) fn print(config: &Config, listening: &Listening) {
+    let mut stderr = io::stderr().lock();
+    let paint = Paint::of(stderr.is_terminal());
+    // A server without a terminal to talk to must not fail for it.
+    let _ = write(&mut stderr, paint, config, listening);
+}
+
+fn write(out: &mut impl Write, paint: Paint, config: &Config, listening: &Listening) -> io::Result<()> {
+    writeln!(out, "{} {}", paint.strong("Skep"), env!("CARGO_PKG_VERSION"))?;
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    for bound in &listening.public {
+        let address = bound.address;
+        writeln!(out, "  {}", paint.strong(format!("{scheme}://{address}/")))?;
+    }
+    if let Some(bound) = &listening.admin {
+        let address = bound.address;
+        writeln!(out, "  http://{address}/metrics {}", paint.faint("(admin)"))?;
+    }
+    writeln!(out, "  {}", count(config.apps.len(), "app"))?;
+    for app in config.apps.iter().take(LINES_AT_MOST) {
+        let kind = paint.faint(format!("{} · {}", app.title, app.framework.title()));
+        writeln!(out, "    {:24} {kind}", app.mount.as_str())?;
+    }
+    if config.apps.len() > LINES_AT_MOST {
+        writeln!(out, "    … and {} more", config.apps.len() - LINES_AT_MOST)?;
+    }
+    if config.apps.is_empty() {
+        let mend = "name an app's folder or a folder of apps: `skep serve PATH`";
+        writeln!(out, "  {} nothing is published; {mend}", paint.warn("!"))?;
+    }
+    let refused = config.refused.iter().map(|problem| (paint.bad("✗"), problem.to_string()));
+    let warnings = config.warnings.iter().map(|warning| (paint.warn("!"), warning.clone()));
+    let unknown = config
+        .unrecognised
+        .iter()
+        .map(|(folder, why)| (paint.warn("!"), format!("{}: {why}", folder.display())));
+    let all: Vec<_> = refused.chain(warnings).chain(unknown).collect();
+    for (mark, text) in all.iter().take(LINES_AT_MOST) {
+        writeln!(out, "  {mark} {text}")?;
+    }
+    if all.len() > LINES_AT_MOST {
+        writeln!(out, "  … and {} more; see `skep config check`", all.len() - LINES_AT_MOST)?;
+    }
+    Ok(())
+}

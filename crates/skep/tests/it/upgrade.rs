@@ -1,0 +1,124 @@
+//! `skep upgrade` under load: nothing fails, nothing restarts.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::scaled;
+use crate::test_app::{TestApp, is_alive, text, until};
+
+#[test]
+fn upgrades_under_load_lose_no_request() {
+    let upgrades = scaled(5, 100);
+    let mut test = TestApp::new();
+    test.add("one", "hold = \"wait\"\nidle_timeout = \"10m\"");
+    test.write("apps/site/index.html", "<title>Static</title>");
+    test.start(&[]);
+    let pid = test.visitor().open("/one/").pid();
+    let (asked, failed, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (test, asked, failed, over) = (&test, &asked, &failed, &over);
+            scope.spawn(move || {
+                let mut visitor = test.visitor();
+                let paths = ["/one/", "/site/", "/one/?sleep=0.05", "/"];
+                while !over.load(Ordering::Relaxed) {
+                    let path = paths[worker % paths.len()];
+                    let answer = visitor.try_ask("GET", path, &[("Accept", "*/*")], b"");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if !matches!(&answer, Ok(answer) if answer.status == 200) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("{path}: {answer:?}");
+                    }
+                }
+            });
+        }
+        let mut servers = vec![test.server_pid()];
+        for _ in 0..upgrades {
+            test.ok(&["upgrade"]);
+            let server = test.server_pid();
+            assert!(!servers.contains(&server), "a new process serves");
+            servers.push(server);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        over.store(true, Ordering::Relaxed);
+        let last = servers.pop().unwrap();
+        until("the old servers go", || servers.iter().all(|server| !is_alive(*server)).then_some(()));
+        assert!(is_alive(last));
+    });
+    let (asked, failed) = (asked.into_inner(), failed.into_inner());
+    println!("{upgrades} upgrades under load: {asked} requests, {failed} failed");
+    assert_eq!(failed, 0);
+    assert!(asked > upgrades);
+    assert_eq!(test.pids("one"), [pid], "the app was not restarted");
+    assert_eq!(test.visitor().open("/one/").pid(), pid);
+    assert_eq!(test.events().iter().filter(|event| event["kind"] == "server-handover").count(), upgrades);
+}
+
+#[test]
+fn a_new_version_that_fails_changes_nothing() {
+    let mut test = TestApp::new();
+    test.add("one", "hold = \"wait\"");
+    test.write("skep.toml", "[[sites]]\npath = \"apps\"\n");
+    test.start_with(&["serve", "--config", test.path("skep.toml").to_str().unwrap()]);
+    let (server, pid) = (test.server_pid(), test.visitor().open("/one/").pid());
+    // The config the new server would read is broken.
+    test.write("skep.toml", "[[sites]]\npat = \"apps\"\n");
+    let output = test.run(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("skep.toml:2:1: `sites[0].pat`: is not a key Skep knows; did you mean `path`?"),
+        "{said}"
+    );
+    assert_eq!(test.server_pid(), server);
+    assert_eq!(test.visitor().open("/one/").pid(), pid);
+    // Mended, it works.
+    test.write("skep.toml", "[[sites]]\npath = \"apps\"\n");
+    test.ok(&["upgrade"]);
+    assert_ne!(test.server_pid(), server);
+    assert_eq!(test.visitor().open("/one/").pid(), pid);
+}
+
+#[test]
+fn requests_that_wait_for_a_cold_app_survive_an_upgrade() {
+    let mut test = TestApp::new();
+    test.add("slow", "env = { SLOW = \"1.5\" }");
+    test.start(&[]);
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..5)
+            .map(|_| {
+                let mut visitor = test.visitor();
+                scope.spawn(move || visitor.fetch("/slow/"))
+            })
+            .collect();
+        until("the app starts", || (!test.ps().is_empty()).then_some(()));
+        test.ok(&["upgrade"]);
+        for thread in waiting {
+            let answer = thread.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    });
+}
+
+#[test]
+fn a_program_that_cannot_run_is_told_and_changes_nothing() {
+    let mut test = TestApp::new();
+    test.add("one", "hold = \"wait\"");
+    // A server started from a copy of the program, which is then replaced by something else.
+    let copy = test.path("skep-copy");
+    std::fs::copy(env!("CARGO_BIN_EXE_skep"), &copy).unwrap();
+    test.start_program(&copy);
+    let server = test.server_pid();
+    for (content, says) in [("#!/bin/sh\nexit 3\n", "exit status: 3"), ("not a program", "cannot be started")]
+    {
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::write(&copy, content).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let output = test.run(&["upgrade"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(says), "{}", text(&output.stderr));
+        assert_eq!(test.server_pid(), server);
+        assert_eq!(test.visitor().fetch("/_skep/health/live").status, 200);
+    }
+}

@@ -1,0 +1,162 @@
+//! A small HTTP/1.1 client: one request per connection, everything visible.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    /// Seconds since the Unix epoch when the first byte came.
+    pub(crate) first_byte_at: f64,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {}: {}", self.status, self.body))
+    }
+
+    pub(crate) fn pid(&self) -> u64 {
+        self.json()["pid"].as_u64().unwrap_or_else(|| panic!("no pid in {}: {}", self.status, self.body))
+    }
+}
+
+/// Somebody with a browser: keeps cookies.
+#[derive(Debug, Clone)]
+pub(crate) struct Visitor {
+    address: SocketAddr,
+    cookies: Vec<(String, String)>,
+}
+
+impl Visitor {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, cookies: Vec::new() }
+    }
+
+    /// Follows a link: a navigation.
+    pub(crate) fn open(&mut self, path: &str) -> Answer {
+        self.ask("GET", path, &[("Accept", "text/html,*/*;q=0.8"), ("Sec-Fetch-Mode", "navigate")], b"")
+    }
+
+    /// What a script or a program asks for: held until there is an answer.
+    pub(crate) fn fetch(&mut self, path: &str) -> Answer {
+        self.ask("GET", path, &[("Accept", "application/json")], b"")
+    }
+
+    pub(crate) fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.try_ask(method, path, headers, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    pub(crate) fn try_ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(90)))?;
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !self.cookies.is_empty() {
+            let pairs: Vec<String> = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            head += &format!("Cookie: {}\r\n", pairs.join("; "));
+        }
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        head += "\r\n";
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let answer = read_answer(&mut stream)?;
+        for (name, value) in &answer.headers {
+            if name.eq_ignore_ascii_case("set-cookie") {
+                let pair = value.split(';').next().unwrap_or_default();
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                self.cookies.retain(|(n, _)| n != name);
+                self.cookies.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Opens a page as a browser does: reloads the launch page until the app is there.
+    pub(crate) fn wait_for(&mut self, path: &str) -> Answer {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = self.open(path);
+            if answer.status != 503 || Instant::now() > deadline {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
+    let mut bytes = Vec::new();
+    let mut first_byte_at = 0.0;
+    let mut chunk = [0; 16 << 10];
+    loop {
+        let got = stream.read(&mut chunk)?;
+        if got == 0 {
+            break;
+        }
+        if bytes.is_empty() {
+            first_byte_at = now();
+        }
+        bytes.extend_from_slice(&chunk[..got]);
+    }
+    let broken = |what: &str| std::io::Error::other(format!("{what}: {}", String::from_utf8_lossy(&bytes)));
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| broken("no head"))?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| broken("no status"))?;
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let find =
+        |name: &str| headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+    let raw = &bytes[end + 4..];
+    let body = if find("transfer-encoding") == Some("chunked") {
+        unchunk(raw).ok_or_else(|| broken("the chunked body broke off"))?
+    } else {
+        let promised = find("content-length").and_then(|length| length.parse::<usize>().ok());
+        if promised.is_some_and(|length| raw.len() != length) {
+            return Err(broken("the body broke off"));
+        }
+        raw.to_vec()
+    };
+    Ok(Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned(), first_byte_at })
+}
+
+fn unchunk(mut raw: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = raw.windows(2).position(|w| w == b"\r\n")?;
+        let size =
+            usize::from_str_radix(std::str::from_utf8(&raw[..end]).ok()?.split(';').next()?.trim(), 16)
+                .ok()?;
+        raw = &raw[end + 2..];
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(raw.get(..size)?);
+        raw = raw.get(size + 2..)?;
+    }
+}
+
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
