@@ -263,6 +263,13 @@ impl Desk {
         Some(state.changes.entry(app.clone()).or_default().clone())
     }
 
+    /// Nobody can follow an app that is gone.
+    pub(crate) fn forget_changes(&self) {
+        let mut state = self.state.lock();
+        let State { pool, changes, .. } = &mut *state;
+        changes.retain(|app, _| pool.spec(app).is_some());
+    }
+
     pub(crate) fn instances(&self) -> Vec<InstanceView> {
         let mut state = self.state.lock();
         let facts = state.pool.instances();

@@ -12,7 +12,7 @@ mod journal;
 mod lift;
 mod probe;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +97,7 @@ pub fn start(
         lifts: HashMap::new(),
         notes: HashMap::new(),
         side: Vec::new(),
+        used: BTreeMap::new(),
     };
     let task = tokio::spawn(driver.run(events_in));
     (handle, DriverTask { task })
@@ -128,6 +129,8 @@ struct Driver {
     notes: HashMap<InstanceId, JoinHandle<()>>,
     /// Everything else under way, ended with the driver.
     side: Vec<AbortHandle>,
+    /// How long seats were held, not yet counted.
+    used: BTreeMap<AppId, Duration>,
 }
 
 impl Driver {
@@ -197,7 +200,10 @@ impl Driver {
         for app in work.dirty {
             self.gauge(&app);
         }
-        figures::used(work.used);
+        for (app, time) in work.used {
+            *self.used.entry(app).or_default() += time;
+        }
+        figures::used(&mut self.used);
     }
 
     fn carry_out_one(&mut self, action: Action) {

@@ -88,10 +88,16 @@ impl Handle {
     /// gone are drained.
     pub fn set_apps(&self, apps: Vec<Arc<AppSpec>>) {
         self.desk.step(Input::SetApps(apps));
+        self.desk.forget_changes();
     }
 
     pub fn apps(&self) -> Vec<Arc<AppSpec>> {
         self.desk.read(|pool| pool.specs().cloned().collect())
+    }
+
+    /// One of them.
+    pub fn app(&self, id: &AppId) -> Option<Arc<AppSpec>> {
+        self.desk.read(|pool| pool.published(id).cloned())
     }
 
     /// Every instance, oldest first, with its seats.

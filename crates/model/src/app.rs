@@ -42,7 +42,7 @@ pub struct AppSpec {
     pub max_instances: u32,
     /// One instance per user: nobody shares.
     pub per_user: bool,
-    /// From the order to start until the first good answer.
+    /// From the order to start until the first good answer. The building of the app's environment does not count.
     pub start_timeout: Duration,
     /// An instance nobody holds a seat on is stopped after this long.
     pub idle_timeout: Duration,

@@ -52,11 +52,11 @@ pub(super) fn count(app: &AppId, figure: Figure) {
     }
 }
 
-/// How long seats were held, whole seconds; what is left over is too little to matter.
-pub(super) fn used(used: BTreeMap<AppId, Duration>) {
-    for (app, time) in used {
-        if time.as_secs() > 0 {
-            counter!("skep_app_usage_seconds_total", "app" => app.to_string()).increment(time.as_secs());
-        }
+/// How long seats were held: whole seconds are counted, the rest stays for the next time.
+pub(super) fn used(used: &mut BTreeMap<AppId, Duration>) {
+    for (app, time) in used.iter_mut().filter(|(_, time)| time.as_secs() > 0) {
+        counter!("skep_app_usage_seconds_total", "app" => app.to_string()).increment(time.as_secs());
+        *time -= Duration::from_secs(time.as_secs());
     }
+    used.retain(|_, time| !time.is_zero());
 }

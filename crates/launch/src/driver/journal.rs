@@ -23,6 +23,9 @@ impl Journal {
 
     pub(super) fn write(&mut self, record: Record) {
         self.flush();
+        let Record { kind, app, instance, detail, .. } = &record;
+        let instance = instance.as_ref().map(tracing::field::display);
+        tracing::info!(kind = kind.name(), %app, instance, "{detail}");
         let event = Event {
             at_ms: self.desk.clock.wall(self.desk.clock.now()),
             kind: record.kind,

@@ -25,7 +25,8 @@ pub struct PoolConfig {
     pub tickets_per_place: usize,
     /// How long an instance may go on with its visitors once it is to go.
     pub drain_deadline: Duration,
-    /// The same for one that does not answer probes any more.
+    /// The same for one that does not answer probes any more. As long by default: it may only be busy, and whoever
+    /// reloads the page gets another one.
     pub wedged_deadline: Duration,
     /// The same when a person ordered the stop.
     pub command_deadline: Duration,
@@ -61,7 +62,7 @@ impl Default for PoolConfig {
             page_patience: Duration::from_secs(30),
             tickets_per_place: 64,
             drain_deadline: Duration::from_secs(30 * 60),
-            wedged_deadline: Duration::from_secs(5 * 60),
+            wedged_deadline: Duration::from_secs(30 * 60),
             command_deadline: Duration::from_secs(5),
             stop_grace: Duration::from_secs(10),
             probe_every: Duration::from_secs(10),

@@ -140,6 +140,9 @@ impl App {
     }
 
     fn replace_spec(&mut self, turn: &mut Turn<'_>, spec: Arc<AppSpec>) {
+        if self.spec == spec && !self.removed {
+            return;
+        }
         let revised = spec.revision != self.spec.revision;
         let reshared = spec.per_user != self.spec.per_user;
         self.spec = spec;

@@ -61,6 +61,11 @@ impl Pool {
         self.apps.values().filter(|app| !app.removed).map(|app| &app.spec)
     }
 
+    pub fn published(&self, app: &AppId) -> Option<&Arc<AppSpec>> {
+        self.apps.get(app).filter(|app| !app.removed).map(|app| &app.spec)
+    }
+
+    /// Also of an app that is no longer published, as long as an instance of it lives.
     pub fn spec(&self, app: &AppId) -> Option<&Arc<AppSpec>> {
         self.apps.get(app).map(|app| &app.spec)
     }
@@ -109,9 +114,11 @@ impl Pool {
         self.apps.iter().flat_map(of).collect()
     }
 
-    /// Whether a handover would interrupt something: a stop under way or somebody who waits.
+    /// Whether a hand-over would interrupt something: a stop under way, or a request that waits. Pages that wait come
+    /// back to the successor by themselves.
     pub fn is_busy(&self) -> bool {
-        self.counts.stopping > 0 || self.apps.values().any(|app| !app.line.is_empty())
+        let held = |app: &App| app.line.iter().any(|place| place.page_seen.is_none());
+        self.counts.stopping > 0 || self.apps.values().any(held)
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -78,7 +78,11 @@ pub(crate) struct FakeBackend {
     /// So many questions after what is alive get no answer.
     pub(crate) adopt_fails: AtomicU32,
     folder: tempfile::TempDir,
+    answered: Answered,
 }
+
+/// When each instance had its first answer ready.
+type Answered = Arc<Mutex<HashMap<String, Instant>>>;
 
 #[derive(Clone)]
 enum Address {
@@ -114,6 +118,7 @@ impl FakeBackend {
             stops: AtomicU32::new(0),
             adopt_fails: AtomicU32::new(0),
             folder: tempfile::tempdir().unwrap(),
+            answered: Answered::default(),
         };
         (Arc::new(backend), receiver)
     }
@@ -149,6 +154,10 @@ impl FakeBackend {
         self.inner.lock().servers[id].wedged.store(wedged, Ordering::Release);
     }
 
+    pub(crate) fn first_answer(&self, id: &InstanceId) -> Instant {
+        self.answered.lock()[&id.to_string()]
+    }
+
     /// The instance ends by itself.
     pub(crate) async fn crash(&self, id: &InstanceId) {
         self.end(id);
@@ -174,7 +183,7 @@ impl FakeBackend {
         let (alive, wedged) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let name = order.id.to_string();
         let manner = manner.clone();
-        let state = (alive.clone(), wedged.clone());
+        let state = (alive.clone(), wedged.clone(), self.answered.clone());
         let (address, task) = if manner.unix {
             let path = self.folder.path().join(order.id.short());
             let address = Address::Unix(path.clone());
@@ -183,7 +192,7 @@ impl FakeBackend {
                 let listener = UnixListener::bind(&path).unwrap();
                 tokio::time::sleep(manner.warm_up).await;
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, name.clone(), state.0.clone(), state.1.clone()));
+                    tokio::spawn(serve(stream, name.clone(), state.clone()));
                 }
             });
             (address, task)
@@ -194,7 +203,7 @@ impl FakeBackend {
             let task = tokio::spawn(async move {
                 tokio::time::sleep(manner.boot + manner.warm_up).await;
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, name.clone(), state.0.clone(), state.1.clone()));
+                    tokio::spawn(serve(stream, name.clone(), state.clone()));
                 }
             });
             (address, task)
@@ -218,8 +227,7 @@ impl FakeBackend {
 async fn serve(
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     name: String,
-    alive: Arc<AtomicBool>,
-    wedged: Arc<AtomicBool>,
+    (alive, wedged, answered): (Arc<AtomicBool>, Arc<AtomicBool>, Answered),
 ) {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
@@ -235,6 +243,7 @@ async fn serve(
     if !alive.load(Ordering::Acquire) {
         return;
     }
+    answered.lock().entry(name.clone()).or_insert_with(Instant::now);
     let answer =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
     let _gone = stream.write_all(answer.as_bytes()).await;

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use skep_launch::driver::DriverConfig;
-use skep_launch::{BackendError, ClaimKind, InstancePhase, Outcome, Refusal, Stage};
-use skep_model::EventKind;
+use skep_launch::{BackendError, Claim, ClaimKind, InstancePhase, Outcome, Refusal, Stage};
+use skep_model::{AppSpec, EventKind, Principal};
 
 use crate::fake::{Manner, World, app, get, spec, until};
 
@@ -92,6 +92,60 @@ async fn a_failed_start_is_told_once_and_backs_off() {
     world.handle.retry(&app("a"));
     let lease = world.seat(ClaimKind::Held, None).await.unwrap();
     assert!(get(&lease).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_instance_is_started_for_those_who_fit_on_it() {
+    let world = World::new(DriverConfig::default(), vec![AppSpec { seats: 20, ..spec("a") }]);
+    let waiting: Vec<_> = (0..5).map(|_| world.wait(ClaimKind::Held)).collect();
+    let places: Vec<_> =
+        waiting.iter().map(|w| world.handle.status(&app("a"), Some(w.key().seat)).place).collect();
+    assert_eq!(places, [1, 2, 3, 4, 5].map(Some));
+    for waiting in waiting {
+        waiting.granted().await.unwrap();
+    }
+    assert_eq!(world.backend.launches.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_app_of_ones_own_is_shared_with_nobody() {
+    let world = World::new(DriverConfig::default(), vec![AppSpec { per_user: true, ..spec("a") }]);
+    let user = |name: &str| Principal::User { name: name.parse().unwrap(), groups: Vec::new() };
+    let claim =
+        |name: &str, key| Claim { app: app("a"), key, principal: user(name), kind: ClaimKind::HeldPage };
+    let seat = async |claim: Claim| match world.handle.claim(claim) {
+        Outcome::Granted(lease) => lease,
+        Outcome::Waiting(waiting) => waiting.granted().await.unwrap(),
+        Outcome::Refused(refusal) => panic!("{refusal}"),
+    };
+    let ada = seat(claim("ada", None)).await;
+    let again = seat(claim("ada", None)).await;
+    assert_eq!(ada.upstream().instance, again.upstream().instance);
+    // Somebody else at the same browser: the cookie is void.
+    let bob = seat(claim("bob", Some(ada.key()))).await;
+    assert_ne!(ada.upstream().instance, bob.upstream().instance);
+    assert_ne!(ada.key().seat, bob.key().seat);
+    assert!(bob.key_is_new());
+}
+
+/// From the app's first answer to the grant, over twenty cold starts. No assertion on time: the figures are for people.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_follows_the_first_answer_at_once() {
+    let names: Vec<String> = (0..20).map(|n| format!("a{n}")).collect();
+    let world = World::new(DriverConfig::default(), names.iter().map(|name| spec(name)).collect());
+    let mut gaps = Vec::new();
+    for name in &names {
+        let unix = gaps.len() % 2 == 0;
+        let manner = Manner { boot: Duration::from_millis(23), unix, ..Manner::default() };
+        world.backend.manner(name, manner);
+        let claim =
+            Claim { app: app(name), key: None, principal: Principal::Anonymous, kind: ClaimKind::Held };
+        let Outcome::Waiting(waiting) = world.handle.claim(claim) else { panic!("it is cold") };
+        let lease = waiting.granted().await.unwrap();
+        gaps.push(world.backend.first_answer(&lease.upstream().instance).elapsed());
+    }
+    gaps.sort_unstable();
+    println!("from the first answer to the grant: median {:?}, worst {:?}", gaps[10], gaps[19]);
 }
 
 /// No assertion on time: the figures are for people.

@@ -509,8 +509,9 @@ impl World {
                 // Late or mistaken reports.
                 Some(id) => {
                     let failure = Failure { summary: "late".into(), last_lines: Vec::new() };
-                    let input = match self.rng.below(4) {
+                    let input = match self.rng.below(5) {
                         0 => Input::Stopped { id },
+                        4 => Input::Suspect { id },
                         1 => Input::LastLines { id, lines: vec!["x".into()] },
                         2 if self.model.app(id.app()).is_some_and(|app| app.starting() == 0) => {
                             Input::StartFailed { id, failure }
