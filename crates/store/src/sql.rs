@@ -52,15 +52,20 @@ ORDER BY seq DESC LIMIT $4";
 
 pub(crate) const JOURNAL_LAST_SEQ: &str = "SELECT COALESCE(MAX(seq), 0) AS seq FROM journal";
 
-/// Removes at most `$2` of the oldest rows whose time is before `$1`.
+/// Removes at most `$2` of the rows before the first one that is not older than `$1`. Finding that one is quick: when
+/// nothing is to be removed, it is the very first.
 pub(crate) const JOURNAL_EXPIRE_AGE: &str = "\
-DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE at_ms < $1 ORDER BY seq LIMIT $2)";
+DELETE FROM journal WHERE seq IN (
+    SELECT seq FROM journal
+    WHERE seq < COALESCE(
+        (SELECT seq FROM journal WHERE at_ms >= $1 ORDER BY seq LIMIT 1), 9223372036854775807)
+    ORDER BY seq LIMIT $2)";
 
-/// Removes at most `$2` of the oldest rows, keeping the newest `$1`.
+/// Removes at most `$2` of the oldest rows, keeping the newest `$1`: numbers have no holes.
 pub(crate) const JOURNAL_EXPIRE_COUNT: &str = "\
 DELETE FROM journal WHERE seq IN (
     SELECT seq FROM journal
-    WHERE seq <= (SELECT seq FROM journal ORDER BY seq DESC LIMIT 1 OFFSET $1)
+    WHERE seq <= (SELECT MAX(seq) FROM journal) - $1
     ORDER BY seq LIMIT $2)";
 
 /// Everything above, for [`crate::Store::check`].

@@ -1,7 +1,8 @@
 //! Events on their way into the journal.
 //!
 //! Events are written in batches, in the order they arrived. While the store cannot be written they wait, up to a
-//! bound; what does not fit any more is counted, and a `gap` record stands in its place. Whoever follows the journal
+//! bound; what does not fit any more is counted, and a `gap` record stands in its place. A batch whose answer did not
+//! come in time is written again: an event may be there twice, but is not missing. Whoever follows the journal
 //! watches [`RecordState::last_seq`] and reads from the store: what was announced can be read.
 
 use std::time::Duration;
