@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use skep_model::{AppId, AppSpec, BackendKind, InstanceId, SeatId};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::backend::{Launched, Stage};
 use crate::driver::Clock;
@@ -115,6 +115,8 @@ pub(crate) struct Desk {
     /// Something is gone for good.
     forgotten: Notify,
     ended: AtomicBool,
+    /// The driver has done its last.
+    finished: watch::Sender<bool>,
 }
 
 /// Answers on their way out of the lock.
@@ -141,6 +143,7 @@ impl Desk {
             wake: Notify::new(),
             forgotten: Notify::new(),
             ended: AtomicBool::new(false),
+            finished: watch::Sender::new(false),
         })
     }
 
@@ -355,6 +358,17 @@ impl Desk {
         self.ended.store(true, Ordering::Release);
         self.wake.notify_one();
         self.forgotten.notify_waiters();
+    }
+
+    /// Called by the driver at its end.
+    pub(crate) fn finish(&self) {
+        self.finished.send_replace(true);
+    }
+
+    pub(crate) async fn finished(&self) {
+        const AT_MOST: Duration = Duration::from_secs(3);
+        let mut finished = self.finished.subscribe();
+        let _late = tokio::time::timeout(AT_MOST, finished.wait_for(|finished| *finished)).await;
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -169,12 +169,13 @@ impl Driver {
             }
         }
         let (work, _) = desk.take_work();
-        for action in work.actions {
-            if let Action::Journal(record) = action {
-                self.journal.write(record);
-            }
-        }
+        self.carry_out(work);
         self.lifts.values().chain(&self.side).for_each(AbortHandle::abort);
+        // The last notes are for the successor; each has its own limit.
+        for (_, note) in self.notes {
+            drop(note.await);
+        }
+        desk.finish();
     }
 
     fn take(&mut self, event: BackendEvent, early: bool) {

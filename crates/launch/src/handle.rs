@@ -158,6 +158,7 @@ impl Handle {
         }
         self.desk.step(Input::Freeze);
         self.desk.end();
+        self.desk.finished().await;
     }
 
     /// Ends the launcher. Instances live on for the next start to adopt, unless `stop_apps`; then this answers once
@@ -176,6 +177,7 @@ impl Handle {
             }
         }
         self.desk.end();
+        self.desk.finished().await;
     }
 }
 

@@ -38,7 +38,8 @@ pub struct AppSpec {
     pub seats: u32,
     /// Seats kept free and warm, whether or not anybody is there.
     pub min_seats: u32,
-    /// Instances at a time, including those starting and draining; at least 1.
+    /// Instances at a time, including those starting and draining; at least 1. When all of them are on their way out
+    /// (the app has changed, say), one replacement may overlap.
     pub max_instances: u32,
     /// One instance per user: nobody shares.
     pub per_user: bool,

@@ -117,6 +117,9 @@ impl Pool {
         for id in apps {
             self.with(&id, nonces, out, |app, turn| {
                 app.refuse_line(turn, &Refusal::ShuttingDown);
+                if mode == Mode::Frozen {
+                    app.note_all(turn);
+                }
                 if mode == Mode::ShuttingDown {
                     let all: Vec<InstanceId> = app.instances.iter().map(|i| i.id.clone()).collect();
                     for instance in all {

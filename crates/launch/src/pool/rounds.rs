@@ -7,6 +7,7 @@ use skep_model::AppId;
 use super::app::App;
 use super::fault::Fault;
 use super::instance::{Phase, StopReason};
+use super::time::Moment;
 use super::{Action, Failure, Mode, Nonces, Pool, Turn};
 use crate::handle::Refusal;
 
@@ -164,6 +165,14 @@ impl App {
         if !instance.probing && instance.probe_due <= turn.now {
             instance.probing = true;
             turn.out.push(Action::Probe { id: instance.id.clone() });
+        }
+    }
+
+    /// The last word before the freeze: a successor finds every seat noted.
+    pub(crate) fn note_all(&mut self, turn: &mut Turn<'_>) {
+        for index in 0..self.instances.len() {
+            self.instances[index].noted_at = Moment(0);
+            self.check_note(turn, index);
         }
     }
 

@@ -247,11 +247,11 @@ async fn a_restart_of_skep_adopts_instances_and_keeps_their_seats() {
     let world = World::new(quick(), one_seat());
     let lease = world.seat(ClaimKind::HeldPage, None).await.unwrap();
     let (key, id) = (lease.key(), lease.upstream().instance.clone());
-    until("the seat is noted", || world.backend.noted(&id) == [key.seat]).await;
     let World { backend, handle, task, .. } = world;
     handle.shutdown(false).await;
     within("the driver ends", task.ended()).await;
     assert!(backend.is_alive(&id));
+    assert_eq!(backend.noted(&id), [key.seat], "the seat is noted for the successor");
     assert!(matches!(handle.claim(claim(None)), Outcome::Refused(Refusal::ShuttingDown)));
 
     let mut config = quick();

@@ -332,6 +332,7 @@ impl<'a> Judge<'a> {
 
     fn note(&mut self, id: &InstanceId, seats: &[SeatId]) -> Verdict {
         let (now, every) = (self.model.now, self.model.config.note_every);
+        let last_word = self.model.mode == Mode::Frozen;
         let app = self.app(id.app())?;
         let lasting = app.seats.iter().filter(|seat| seat.lasting && seat.instance == *id);
         let mut lasting: Vec<SeatId> = lasting.map(|seat| seat.id).collect();
@@ -340,7 +341,7 @@ impl<'a> Judge<'a> {
         let instance = app.find_mut(id).ok_or_else(|| format!("{id} noted, which is not there"))?;
         let rare = instance.noted_at.is_none_or(|at| now.since(at) >= every);
         instance.noted_at = Some(now);
-        ensure(rare, || format!("{id} is noted too often"))
+        ensure(rare || last_word, || format!("{id} is noted too often"))
     }
 
     /// Pages that wait without an open request are granted their seats silently.
