@@ -25,6 +25,8 @@ pub(crate) struct App {
     pub(crate) connections: AtomicUsize,
     /// Closes idle connections without a word after this many requests on one.
     pub(crate) requests_per_connection: AtomicUsize,
+    /// Nobody listens any more, as far as new connections can tell.
+    pub(crate) gone: AtomicBool,
     /// Lets `/wait` answer.
     pub(crate) go_on: Notify,
 }
@@ -57,6 +59,9 @@ impl Dial for Dialer {
     fn dial(&self) -> BoxFuture<'static, io::Result<Stream>> {
         let app = Arc::clone(&self.0);
         Box::pin(async move {
+            if app.gone.load(SeqCst) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
             Ok(match &app.place {
                 Place::Tcp(address) => Stream::Tcp(TcpStream::connect(address).await?),
                 Place::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
@@ -102,6 +107,7 @@ impl App {
             requests: Mutex::default(),
             connections: AtomicUsize::new(0),
             requests_per_connection: AtomicUsize::new(usize::MAX),
+            gone: AtomicBool::new(false),
             go_on: Notify::new(),
         }
     }

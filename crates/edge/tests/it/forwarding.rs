@@ -140,6 +140,23 @@ async fn an_app_that_breaks_off_is_a_502() {
 }
 
 #[tokio::test]
+async fn an_app_that_is_gone_is_a_502() {
+    let world = World::start().await;
+    world.warm_up().await;
+    world.app.requests_per_connection.store(1, SeqCst);
+    let mut client = world.client().await;
+    // Ends what connections there are.
+    for _ in 0..3 {
+        client.get("/keep/x").await;
+    }
+    world.app.gone.store(true, SeqCst);
+    client.send("POST /keep/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.code().as_str()), (502, "app-unreachable"));
+    assert!(answer.field("retry-after").is_some());
+}
+
+#[tokio::test]
 async fn head_answers_keep_their_length() {
     let world = World::start().await;
     world.warm_up().await;

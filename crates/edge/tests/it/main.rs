@@ -5,6 +5,7 @@
 
 mod app;
 mod client;
+mod encrypted;
 mod forwarding;
 mod handing_over;
 mod holding;
