@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
 
 mod course;
+mod examples;
 mod environments;
 mod frameworks;
 mod hard;
