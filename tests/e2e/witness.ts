@@ -83,7 +83,7 @@ export class Witness {
     // The launch page answers a page load with 503 on purpose; whether the app then opens is what tests wait for.
     const launching = status === 503 && request.isNavigationRequest();
     if (status >= 400 && !launching) this.fail(`${request.method()} ${pathname}: ${status}`);
-    if (!pathname.startsWith(this.prefix) || status >= 300) return;
+    if (!pathname.startsWith(this.prefix) || status >= 400) return;
     if (request.method() === "POST") this.seen.post += 1;
     if (request.method() === "GET" && request.isNavigationRequest()) this.seen.get += 1;
     if (response.headers()["content-type"]?.startsWith("text/event-stream")) this.seen.sse += 1;
