@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// by accident.
 const OUTSIDE: &[(&str, &[&str])] = &[
     ("sqlx", &["crates/store", "apps/ballot"]),
-    ("axum", &["crates/control", "apps/ballot"]),
+    ("axum", &["crates/control", "crates/skep", "apps/ballot"]),
     ("anyhow", &["crates/skep", "xtask", "apps/ballot"]),
 ];
 
