@@ -247,11 +247,8 @@ fn python(site: Site<'_>) -> Recipe {
         Framework::Asgi => script(include_str!("launchers/asgi.py"), &[entry, &socket, base]),
         Framework::NiceGui => script(include_str!("launchers/nicegui.py"), &[entry, &socket]),
         Framework::Gradio => {
-            env.push(("GRADIO_SERVER_NAME", "127.0.0.1".to_owned()));
-            env.push(("GRADIO_SERVER_PORT", port));
-            env.push(("GRADIO_ROOT_PATH", base.to_owned()));
             env.push(("GRADIO_ANALYTICS_ENABLED", "False".to_owned()));
-            module("", &[entry])
+            script(include_str!("launchers/gradio.py"), &[entry, &port, base])
         }
         Framework::Panel => module(
             "-m panel serve --allow-websocket-origin=* --use-xheaders --liveness",

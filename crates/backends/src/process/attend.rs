@@ -65,11 +65,16 @@ async fn ask_to_stop(stream: &mut UnixStream, grace: Duration) -> std::io::Resul
 ///
 /// `fresh`: this server saw the shim alive, so process ids cannot have been used again yet.
 pub(super) fn conclude(folder: &Folder, state: &State, fresh: bool) -> Option<ExitFile> {
+    // Written when nothing of the instance was left; the shim itself may be about to leave.
+    if let Some(exit) = folder.exit() {
+        return Some(exit);
+    }
     // Whoever holds the lock is alive. While it is held here, none can start.
     let held = folder.lock();
     if held.is_none() && folder.path().is_dir() {
         return None;
     }
+    // Between the two looks a shim may have finished.
     if let Some(exit) = folder.exit() {
         return Some(exit);
     }
@@ -91,6 +96,13 @@ pub(super) fn conclude(folder: &Folder, state: &State, fresh: bool) -> Option<Ex
         tracing::warn!(instance = %state.id, "its end cannot be recorded: {e}");
     }
     Some(exit)
+}
+
+/// Ends a launch that went wrong on the way, whatever of it exists.
+pub(super) fn abandon(folder: &Folder, state: &State) {
+    let Some(file) = folder.shim() else { return };
+    file.shim.kill();
+    sweep(Some(&file), state, true);
 }
 
 /// Kills whatever is left of an instance without a shim: by control group, by the mark in its environment and, while

@@ -10,10 +10,17 @@ use super::protocol::ExitFile;
 
 /// Lines of a report.
 pub(super) const LAST_LINES: usize = 50;
+/// Characters of each.
+const LINE_CHARS: usize = 1000;
 
 /// What is reported of an instance that ended.
 pub(super) fn report(folder: &Folder, state: Option<&State>, exit: &ExitFile) -> ExitReport {
-    let last_lines = logs::tail(folder.path(), LAST_LINES);
+    let mut last_lines = logs::tail(folder.path(), LAST_LINES);
+    for line in &mut last_lines {
+        if let Some((end, _)) = line.char_indices().nth(LINE_CHARS) {
+            line.truncate(end);
+        }
+    }
     let mut reason = reason(exit, state.and_then(|s| s.memory_limit));
     let failed = !exit.asked && !exit.out_of_memory;
     if failed && let Some(hint) = state.and_then(|state| hint(state, exit, &last_lines, folder.ready_ms())) {

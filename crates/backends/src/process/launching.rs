@@ -19,7 +19,7 @@ use super::folder::{self, State};
 use super::identity::boot_id;
 use super::order::{self, App};
 use super::protocol::{LIMIT_ORDER, LOG_FILE, Order, Report, VERSION};
-use super::{Inner, Instance, Life, cgroup, exit};
+use super::{Inner, Instance, Life, attend, cgroup, exit};
 use crate::framework::Endpoint;
 
 /// From the start of the shim to its report.
@@ -142,6 +142,8 @@ impl Inner {
         match started {
             Ok(pid) => Ok((state, pid)),
             Err(error) => {
+                // A shim that never answered may yet have started something.
+                attend::abandon(&instance.folder, &state);
                 self.clear(&state);
                 instance.folder.remove();
                 Err(error)

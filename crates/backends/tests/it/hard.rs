@@ -109,17 +109,17 @@ async fn a_flood_of_output_neither_blocks_the_app_nor_grows_anything() {
     let (id, launched) = stage.launch(stage.python(code)).await;
     launched.unwrap();
     let shim = stage.shim_pid(&id);
-    let before = memory(shim, "Private_Dirty:");
+    let before = memory(shim, "Anonymous:");
     let end = || stage.end_of_log(&id, 20);
     until("100 MB are written", || end().ends_with("all written\n")).await;
-    let after = memory(shim, "Private_Dirty:");
+    let after = memory(shim, "Anonymous:");
     assert!(after < before + 256, "the shim grew from {before} to {after} kB");
-    assert!(after < 2048, "{after} kB");
+    assert!(after < 1024, "{after} kB");
     let size = |name: &str| std::fs::metadata(stage.folder(&id).join(name)).map_or(0, |m| m.len());
     assert!(size("log") + size("log.1") <= 10 << 20, "{} + {}", size("log"), size("log.1"));
     let report = stage.stop(&id).await;
     assert_eq!(report.last_lines.last().unwrap(), "all written");
-    assert!(report.last_lines.iter().all(|line| line.len() < 10_000));
+    assert!(report.last_lines.iter().all(|line| line.len() <= 1000));
 }
 
 /// Whether this machine lets the limit be set; says so where it does not.

@@ -38,7 +38,10 @@ def load():
     sys.exit("skep: %s defines no ASGI callable named `app` or `application`" % entry)
 
 
-uvicorn.run(
+# An entry file that starts a server of its own as it is imported would never get any further.
+serve, uvicorn.run = uvicorn.run, lambda *args, **settings: None
+
+serve(
     load(),
     uds=socket,
     root_path=root_path,

@@ -15,7 +15,17 @@ except ImportError:
     sys.exit("skep: `gunicorn`, which serves WSGI apps, is not installed in " + sys.executable)
 
 
+def without_own_servers():
+    """An entry file that starts a development server as it is imported would never get any further."""
+    with open(entry, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    for name, kind in (("flask", "Flask"), ("dash", "Dash")):
+        if ".run(" in text and name in text and importlib.util.find_spec(name):
+            setattr(getattr(importlib.import_module(name), kind), "run", lambda *args, **settings: None)
+
+
 def load():
+    without_own_servers()
     name = entry.removesuffix(".py").replace("/", ".")
     if all(part.isidentifier() for part in name.split(".")):
         module = importlib.import_module(name)
