@@ -98,3 +98,93 @@ fn describe() {
         "Access log lines lost because the log could not be written fast enough."
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use metrics::{CounterFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    use super::*;
+
+    /// Notes each registration, and counts.
+    #[derive(Default)]
+    struct Noting(Mutex<Vec<(String, Arc<Count>)>>);
+
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicU64);
+
+    impl CounterFn for Count {
+        fn increment(&self, value: u64) {
+            self.0.fetch_add(value, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn absolute(&self, value: u64) {
+            self.0.store(value, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    impl Recorder for Noting {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            let count = Arc::new(Count::default());
+            let labels: Vec<_> =
+                key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            self.0.lock().unwrap().push((format!("{} {}", key.name(), labels.join(" ")), Arc::clone(&count)));
+            Counter::from_arc(count)
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    fn record(method: &str, status: u16, app: Option<&str>) -> Record {
+        Record {
+            request_id: 1,
+            client: "192.0.2.1".parse().unwrap(),
+            method: method.parse().unwrap(),
+            target: None,
+            status,
+            bytes: 0,
+            duration: Duration::from_millis(1),
+            app: app.map(|app| app.parse().unwrap()),
+            instance: None,
+            held: None,
+            note: None,
+        }
+    }
+
+    #[test]
+    fn handles_are_looked_up_once_and_methods_are_bounded() {
+        let noting = Noting::default();
+        metrics::with_local_recorder(&noting, || {
+            let mut meters = Meters::new();
+            for _ in 0..100 {
+                meters.finished(&record("GET", 200, Some("sales")));
+            }
+            meters.finished(&record("BREW", 405, None));
+            meters.finished(&record("STEEP", 405, None));
+        });
+        let noted = noting.0.lock().unwrap();
+        let counted: Vec<_> = noted
+            .iter()
+            .map(|(name, count)| (name.as_str(), count.0.load(std::sync::atomic::Ordering::Relaxed)))
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                ("skep_http_requests_total app=sales method=GET code=200", 100),
+                ("skep_http_requests_total app= method=OTHER code=405", 2),
+            ]
+        );
+    }
+}

@@ -369,3 +369,19 @@ pub(crate) fn moved(location: &str) -> Response<EdgeBody> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: impl Fn(Rc<Conn>, Request<Incoming>, Option<HeadFault>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    // A held request is this future, its head and its connection's buffer.
+    #[test]
+    fn a_requests_future_stays_small() {
+        let size = size_of_future(serve);
+        assert!(size <= 8 * 1024, "{size} bytes");
+    }
+}
