@@ -44,7 +44,7 @@ pub(crate) async fn claim(
     let app = &route.spec.id;
     let key = seat_key(conn, visit, app);
     if let Some(asked) = visit.parts.headers.get(visit::SKEP_LAUNCH).cloned() {
-        return launch_page_asks(conn, visit, app, key, &asked).await;
+        return Box::pin(launch_page_asks(conn, visit, app, key, &asked)).await;
     }
     let kind = kind_of(visit, route);
     let claim = Claim { app: app.clone(), key, principal: visit.principal.clone(), kind };
@@ -55,7 +55,7 @@ pub(crate) async fn claim(
     };
     if kind == ClaimKind::Page {
         // The place in the line is the page's, not the request's: `waiting` may go.
-        return launch_page(conn, visit, app, waiting.key()).await;
+        return Box::pin(launch_page(conn, visit, app, waiting.key())).await;
     }
     let since = Instant::now();
     let result = hold(conn, visit, waiting).await;

@@ -75,6 +75,7 @@ impl Edge {
             budgets: Arc::new(Budgets::default()),
             loops: ports,
             draining: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             successor: OnceLock::new(),
             ready: AtomicBool::new(true),
             tunnels: AtomicUsize::new(0),
@@ -170,13 +171,16 @@ impl Edge {
     pub async fn drain(mut self, deadline: Duration) -> usize {
         self.accepting.cancel();
         self.shared.draining.store(true, Relaxed);
-        self.order(|| Command::Drain);
+        for port in &self.shared.loops {
+            // A loop whose queue is full of new connections hears of it from its own sweeper.
+            let _ = port.commands.try_send(Command::Drain);
+        }
         let end = Instant::now() + deadline;
         while self.shared.open_connections() > 0 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let cut = self.shared.open_connections();
-        self.order(|| Command::Stop);
+        self.shared.stopping.cancel();
         let threads = std::mem::take(&mut self.threads);
         let log = self.log.take();
         let joined = tokio::task::spawn_blocking(move || finish(threads, log)).await;
@@ -185,20 +189,13 @@ impl Edge {
         }
         cut
     }
-
-    fn order(&self, command: impl Fn() -> Command) {
-        for port in &self.shared.loops {
-            // A loop whose queue is full of new connections hears of it from its own sweeper.
-            let _ = port.commands.try_send(command());
-        }
-    }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
         self.accepting.cancel();
         self.shared.draining.store(true, Relaxed);
-        self.order(|| Command::Stop);
+        self.shared.stopping.cancel();
         finish(std::mem::take(&mut self.threads), self.log.take());
     }
 }
@@ -235,17 +232,19 @@ async fn run_loop(
         tokio::task::spawn_local(listen::accept(worker.clone(), listener, socket, stop.clone()));
     }
     let house = tokio::task::spawn_local(worker.clone().keep_house());
-    while let Some(command) = orders.recv().await {
-        let last = matches!(command, Command::Stop);
-        worker.execute(command);
-        if last {
-            break;
+    let stopping = worker.shared.stopping.clone();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            Some(command) = orders.recv() => worker.execute(command),
+            else => break,
         }
     }
     // What was cut takes a moment to be dropped, and its exchanges are logged.
     let end = Instant::now() + Duration::from_secs(1);
     while worker.busy() > 0 && Instant::now() < end {
-        worker.execute(Command::Stop);
+        worker.cut();
         tokio::time::sleep(Duration::from_millis(1)).await;
         worker.forget_finished();
     }

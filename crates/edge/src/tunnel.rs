@@ -267,6 +267,6 @@ mod tests {
     #[test]
     fn a_tunnels_task_stays_small() {
         let size = size_of_future(pump);
-        assert!(size <= 1536, "{size} bytes");
+        assert!(size <= 1024, "{size} bytes");
     }
 }

@@ -18,6 +18,7 @@ use skep_identity::SeatSealer;
 use skep_launch::{Handle, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{LogBuffer, Record};
 use crate::config::{Cidr, HostRule, Limits};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     /// Per loop: its connections, tunnels included, and the way to it.
     pub(crate) loops: Vec<LoopPort>,
     pub(crate) draining: AtomicBool,
+    /// Everything is closed now.
+    pub(crate) stopping: CancellationToken,
     /// Set once, by the hand-over: where everything that still arrives goes.
     pub(crate) successor: OnceLock<Arc<Upstream>>,
     pub(crate) ready: AtomicBool,
@@ -79,8 +82,6 @@ pub(crate) enum Command {
     Serve(Arrival),
     /// Close what is idle now; the rest closes after its answer.
     Drain,
-    /// Close everything.
-    Stop,
 }
 
 /// A connection's share of its loop's load.
@@ -194,14 +195,16 @@ impl Worker {
             Command::Serve(arrival) => self.arrive(arrival),
             Command::Drain if self.shared.closes_idle() => self.close_idle(),
             Command::Drain => {}
-            Command::Stop => {
-                for (_, task) in self.connections.borrow().values() {
-                    task.abort();
-                }
-                for task in self.tunnels.borrow().values() {
-                    task.abort();
-                }
-            }
+        }
+    }
+
+    /// Ends every connection and tunnel.
+    pub(crate) fn cut(&self) {
+        for (_, task) in self.connections.borrow().values() {
+            task.abort();
+        }
+        for task in self.tunnels.borrow().values() {
+            task.abort();
         }
     }
 

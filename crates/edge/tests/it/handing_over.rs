@@ -144,7 +144,8 @@ async fn seats_forwarded_facts_and_tunnels_survive_the_relay() {
 
     // An upgrade on an old connection becomes a tunnel through both.
     second.send(tunnels::UPGRADE).await;
-    assert_eq!(second.head().await.status, 101);
+    let head = second.head().await;
+    assert_eq!((head.status, head.field("connection")), (101, Some("upgrade")));
     assert_eq!(second.take(5).await, b"hello");
     second.send("through").await;
     assert_eq!(second.take(7).await, b"through");

@@ -14,7 +14,7 @@ pub(crate) async fn open(world: &World) -> Client {
     client.send(UPGRADE).await;
     let head = client.head().await;
     assert_eq!(head.status, 101, "{head:?}");
-    assert_eq!(head.field("upgrade"), Some("websocket"));
+    assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("upgrade")));
     assert_eq!(client.take(5).await, b"hello");
     client
 }
