@@ -38,6 +38,15 @@ pub const CATALOG: &[Described] = &[
         "From the last byte of the request's head to the last byte of the answer, without held time of page loads.",
     ),
     gauge("skep_edge_connections", "Open client connections, by listener and protocol."),
+    gauge("skep_edge_tunnels", "Open WebSocket tunnels."),
+    histogram(
+        "skep_edge_loop_lag_seconds",
+        "How late an event loop's timer ran: above a few milliseconds something blocked the loop.",
+    ),
+    counter(
+        "skep_edge_access_log_lost_lines_total",
+        "Lines of the access log that were dropped because its writer could not keep up.",
+    ),
     gauge(
         "skep_tls_certificate_expiry_timestamp_seconds",
         "When the certificate served for a domain expires, Unix time.",

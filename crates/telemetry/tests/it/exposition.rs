@@ -1,7 +1,7 @@
 //! The exposition as a Prometheus server would read it, through the installed recorder.
 
-use metrics::{counter, describe_counter, gauge, histogram};
 use crate::parser::{Exposed, parse};
+use metrics::{counter, describe_counter, gauge, histogram};
 
 /// All tests share the process-wide recorder, so each uses names of its own.
 fn scrape() -> Exposed {
