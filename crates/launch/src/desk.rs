@@ -301,8 +301,16 @@ impl Desk {
         facts.into_iter().map(view).collect()
     }
 
-    /// Resolves when none of these instances is left, or the launcher has ended.
+    /// Resolves when none of these instances is left, or the launcher has ended. A backend that cannot stop an instance
+    /// goes on trying for longer than anybody is kept waiting here.
     pub(crate) async fn gone(&self, ids: &[InstanceId]) {
+        const AT_MOST: Duration = Duration::from_secs(120);
+        if tokio::time::timeout(AT_MOST, self.all_gone(ids)).await.is_err() {
+            tracing::error!(?ids, "not every instance could be stopped within {AT_MOST:?}");
+        }
+    }
+
+    async fn all_gone(&self, ids: &[InstanceId]) {
         loop {
             let forgotten = self.forgotten.notified();
             let left = self.read(|pool| pool.knows_any(ids));

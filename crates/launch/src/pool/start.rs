@@ -78,6 +78,10 @@ impl App {
         turn.counts.instances += 1;
         turn.counts.starting += 1;
         turn.counts.starting_warm += u32::from(warm);
+        if let Some(first) = self.line.front().filter(|_| !warm) {
+            let queued = turn.now.since(first.since);
+            self.figure(turn, Figure::StageTook(Stage::Queue, queued));
+        }
         self.record(turn, EventKind::InstanceStart, &id, detail);
         turn.out.push(Action::Launch(LaunchOrder { id, spec: self.spec.clone(), owner }));
         self.changed(turn);

@@ -389,3 +389,65 @@ async fn nothing_is_started_before_it_is_known_what_is_alive() {
     assert_eq!(world.backend.launches.load(Ordering::Relaxed), 0);
     within("it is served in the end", waiting.granted()).await.unwrap();
 }
+
+/// Many visitors on several threads who come, wait, lose patience, stay and return, while instances crash: nobody is
+/// left waiting and no seat is left taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_leaves_nothing_behind() {
+    const VISITORS: u64 = 48;
+    let mut config = quick();
+    config.pool.reservation = ms(20);
+    config.pool.backoff_base = ms(2);
+    config.pool.backoff_cap = ms(10);
+    let crowded = AppSpec { max_instances: 3, max_waiting: 30, idle_timeout: ms(40), ..spec("a") };
+    let world = World::new(config, vec![crowded]);
+    world.backend.manner("a", Manner { boot: ms(2), stop_takes: ms(3), ..Manner::default() });
+    let granted = Arc::new(AtomicU32::new(0));
+    let crowd: Vec<_> = (0..VISITORS)
+        .map(|n| {
+            let (handle, granted) = (world.handle.clone(), granted.clone());
+            tokio::spawn(async move {
+                let mut key = None;
+                for visit in 0..60 {
+                    let lot = (n * 31 + visit * 17) % 100;
+                    let kinds = [ClaimKind::Page, ClaimKind::HeldPage, ClaimKind::Held, ClaimKind::Tunnel];
+                    let kind = kinds[usize::try_from(lot % 4).unwrap()];
+                    let claim =
+                        Claim { app: app("a"), key: key.clone(), principal: Principal::Anonymous, kind };
+                    let lease = match handle.claim(claim) {
+                        Outcome::Granted(lease) => Some(lease),
+                        Outcome::Waiting(waiting) => {
+                            let patience = ms(if lot < 30 { lot / 10 } else { 5_000 });
+                            let answer = tokio::time::timeout(patience, waiting.granted()).await;
+                            answer.ok().and_then(Result::ok)
+                        }
+                        Outcome::Refused(_) => None,
+                    };
+                    if let Some(lease) = lease {
+                        granted.fetch_add(1, Ordering::Relaxed);
+                        key = Some(lease.key()).filter(|_| lot < 80);
+                        tokio::time::sleep(ms(lot % 7)).await;
+                    }
+                    tokio::time::sleep(ms(lot % 3)).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::time::sleep(ms(15)).await;
+        if let Some(id) = world.backend.alive().first() {
+            world.backend.crash(id).await;
+        }
+    }
+    for visitor in crowd {
+        within("a visitor goes home", visitor).await.unwrap();
+    }
+    until("nobody waits, sits or runs", || {
+        let nobody = world.handle.status(&app("a"), None).waiting == 0;
+        nobody && world.handle.instances().is_empty() && world.handle.open_seats().is_empty()
+    })
+    .await;
+    let granted = granted.load(Ordering::Relaxed);
+    println!("{granted} of {} visits got a seat", VISITORS * 60);
+    assert!(granted > 50, "hardly anybody was served: {granted}");
+}
