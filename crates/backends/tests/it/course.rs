@@ -174,3 +174,19 @@ async fn stopping_an_unknown_instance_says_so() {
     let answer = stage.backend.stop(&id, Duration::from_secs(1)).await;
     assert!(matches!(answer, Err(BackendError::Unknown)));
 }
+
+#[tokio::test]
+async fn thirty_at_once_come_and_go_without_a_trace() {
+    let stage = Stage::new();
+    let spec = command_spec(&stage.app(), &["sleep", "600"]);
+    let launches = futures_util::future::join_all((0..30).map(|_| stage.launch(spec.clone()))).await;
+    let pids: Vec<u32> = launches.iter().map(|(_, l)| l.as_ref().unwrap().pid.unwrap()).collect();
+    assert!(pids.iter().all(|&pid| runs(pid)));
+    let reports = futures_util::future::join_all(launches.iter().map(|(id, _)| stage.stop(id))).await;
+    assert!(reports.iter().all(|report| report.reason == "stopped"), "{reports:?}");
+    assert!(!pids.iter().any(|&pid| runs(pid)));
+    let left: Vec<_> = std::fs::read_dir(stage.data().join("run")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let kept = std::fs::read_dir(stage.data().join("instances")).unwrap().count();
+    assert!(kept <= 6, "{kept} folders of ended instances");
+}

@@ -1,11 +1,12 @@
 //! Environments: built once, shared, and their failures said. No network: the packages come from a folder.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use skep_launch::{BackendError, Stage as Step};
 
-use crate::stage::{Stage, get};
+use crate::stage::{Stage, config, get, until};
 
 /// Makes a package `greeting` in a folder of wheels.
 fn wheels(stage: &Stage) -> PathBuf {
@@ -62,6 +63,39 @@ async fn two_visitors_never_build_twice() {
     for (id, _) in launches {
         stage.stop(&id).await;
     }
+}
+
+#[tokio::test]
+async fn without_uv_the_environment_is_made_all_the_same_and_by_the_apps_user() {
+    let mut stage = Stage::new();
+    let open = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    open(stage.dir.path());
+    open(&stage.app());
+    let wheels = wheels(&stage);
+    open(&wheels);
+    let text = format!("--no-index\n--find-links {}\ngreeting\n", wheels.display());
+    std::fs::write(stage.app().join("requirements.txt"), text).unwrap();
+    // The system's own programs only: `uv` is not among them.
+    let mut config = config(&stage.data());
+    config.path = "/usr/bin:/bin".to_owned();
+    stage.backend = crate::stage::open(config).0;
+    open(&stage.data());
+    let mut spec = stage.python("import greeting, time\nprint(greeting.TEXT, flush=True)\ntime.sleep(60)\n");
+    if rustix::process::geteuid().is_root() {
+        spec.run_as = Some("nobody".to_owned());
+    }
+    let (id, launched) = stage.launch(spec).await;
+    let pid = launched.unwrap().pid.unwrap();
+    until("it greets", || stage.log(&id).starts_with("hello from the environment\n")).await;
+    let owner = |path: &Path| std::fs::metadata(path).unwrap().uid();
+    let built = environments(&stage.data());
+    assert_eq!(
+        owner(&built[0].join("bin/python")),
+        owner(Path::new("/usr/bin/python3")),
+        "a link to the machine's"
+    );
+    assert_eq!(owner(&built[0].join("pyvenv.cfg")), owner(Path::new(&format!("/proc/{pid}"))));
+    stage.stop(&id).await;
 }
 
 #[tokio::test]

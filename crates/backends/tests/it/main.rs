@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
 
 mod course;
-mod examples;
 mod environments;
+mod examples;
 mod frameworks;
 mod hard;
 mod outlive;

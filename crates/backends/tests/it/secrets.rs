@@ -70,6 +70,7 @@ async fn an_app_runs_as_the_user_it_should() {
     let mut spec = with_secret(&stage);
     spec.run_as = Some("nobody".to_owned());
     if !rustix::process::geteuid().is_root() {
+        spec.run_as = Some("root".to_owned());
         let (_, launched) = stage.launch(spec).await;
         let said = launched.unwrap_err().to_string();
         assert!(said.contains("only root may"), "{said}");
