@@ -111,7 +111,8 @@ impl Inner {
         tokio::spawn(Arc::clone(self).attend_to_the_end(instance, state));
     }
 
-    /// Removes what nobody needs any more: folders of long-ended instances, environments unused for long.
+    /// Removes what nobody needs any more: folders of long-ended instances, environments unused for long,
+    /// control groups without an owner.
     fn tidy(&self) {
         let now = SystemTime::now();
         let folders = folder::list(&self.instances_dir);
@@ -128,5 +129,6 @@ impl Inner {
             folder::prune(&self.instances_dir, &app, now);
         }
         self.environments.sweep(&in_use, now);
+        self.groups.tidy(now);
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use skep_model::Limits;
@@ -16,6 +16,8 @@ const OURS: &str = "skep";
 /// Where the server itself moves when a version 2 group must not hold processes beside groups.
 const SERVER: &str = "skep-server";
 const PERIOD_US: u64 = 100_000;
+/// An empty group this old belongs to nobody.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Where groups are made on this machine. Found once, at start.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +83,21 @@ impl Groups {
             None => self.make_v1(name, limits, &mut made),
         }
         made
+    }
+
+    /// Removes groups whose instance, shim, server and data folder all went without a chance to. Only empty ones can be
+    /// removed; only old ones are, since another server may be about to fill a new one.
+    pub(super) fn tidy(&self, now: SystemTime) {
+        let bases = [&self.v2, &self.memory, &self.cpu, &self.pids];
+        for entry in
+            bases.into_iter().flatten().filter_map(|base| fs::read_dir(base).ok()).flatten().flatten()
+        {
+            let modified = entry.metadata().and_then(|meta| meta.modified()).ok();
+            if modified.is_some_and(|at| now.duration_since(at).is_ok_and(|age| age > ABANDONED)) {
+                // Fails on what is in use, and on the files beside.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 
     fn make_v2(&self, dir: &Path, limits: Limits, made: &mut Made) {
@@ -335,6 +352,18 @@ mod tests {
         assert_eq!(read("cpu.max"), "150000 100000");
         assert_eq!(read("pids.max"), "50");
         assert_eq!(read("memory.swap.max"), "0");
+    }
+
+    #[test]
+    fn old_empty_groups_are_removed_and_no_others() {
+        let (dir, used) = fake(&["cgroup.procs"]);
+        let empty = dir.path().join("two");
+        fs::create_dir(&empty).unwrap();
+        let groups = Groups { v2: Some(dir.path().to_path_buf()), ..Groups::default() };
+        groups.tidy(SystemTime::now());
+        assert!(empty.exists(), "it may be about to be filled");
+        groups.tidy(SystemTime::now() + ABANDONED * 2);
+        assert!(!empty.exists() && used.exists());
     }
 
     #[test]
