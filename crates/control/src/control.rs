@@ -81,15 +81,9 @@ struct Inner {
     config: ControlConfig,
     record: watch::Sender<RecordState>,
     streams: Streams,
-    seen: Mutex<Seen>,
-}
-
-/// What is remembered between two answers.
-#[derive(Default)]
-struct Seen {
-    cards: Arc<Cards>,
-    /// Apps whose instances were ever reported in the metrics.
-    reported: BTreeSet<String>,
+    cards: Mutex<Arc<Cards>>,
+    /// Apps whose instances were ever reported.
+    reported: Mutex<BTreeSet<String>>,
 }
 
 impl Control {
@@ -103,7 +97,8 @@ impl Control {
             config,
             record: watch::Sender::default(),
             streams: Streams::default(),
-            seen: Mutex::default(),
+            cards: Mutex::default(),
+            reported: Mutex::default(),
         }))
     }
 
@@ -280,12 +275,12 @@ impl Control {
     /// The cards of the apps published now.
     pub(crate) fn cards(&self) -> Arc<Cards> {
         let apps = self.0.handle.apps();
-        let known = Arc::clone(&self.0.seen.lock().cards);
+        let known = Arc::clone(&self.0.cards.lock());
         if known.fit(&apps) {
             return known;
         }
         let cards = Arc::new(Cards::render(apps));
-        self.0.seen.lock().cards = Arc::clone(&cards);
+        *self.0.cards.lock() = Arc::clone(&cards);
         cards
     }
 
@@ -303,7 +298,7 @@ impl Control {
 
     /// Every app that was ever reported in the metrics, including these now.
     pub(crate) fn known_apps<'a>(&self, now: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
-        let reported = &mut self.0.seen.lock().reported;
+        let mut reported = self.0.reported.lock();
         reported.extend(now.cloned());
         reported.clone()
     }

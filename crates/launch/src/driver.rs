@@ -60,6 +60,9 @@ impl Default for DriverConfig {
     }
 }
 
+/// How long after its start the driver hears of instances that ended before.
+const EARLY_EXITS_WITHIN: Duration = Duration::from_secs(10);
+
 /// The running driver.
 pub struct DriverTask {
     task: JoinHandle<()>,
@@ -141,6 +144,8 @@ impl Driver {
         let mut adopting = true;
         // What ended before everything alive was known. Bounded by the instances there were.
         let mut early = Vec::new();
+        // A backend reports these without being waited for, so the last of them may come a little after its answer.
+        let late = tokio::time::Instant::now() + EARLY_EXITS_WITHIN;
         let mut listening = true;
         loop {
             let (work, next) = desk.take_work();
@@ -158,7 +163,7 @@ impl Driver {
                 }
                 event = events.recv(), if listening => match event {
                     Some(event) if adopting => early.push(event),
-                    Some(event) => self.take(event, false),
+                    Some(event) => self.take(event, tokio::time::Instant::now() < late),
                     None => listening = false,
                 },
                 () = tokio::time::sleep(tick) => {

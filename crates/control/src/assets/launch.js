@@ -75,14 +75,11 @@
     if (atEnd) pre.scrollTop = pre.scrollHeight;
   };
 
-  const open = () => {
+  const open = (after) => {
     opening = true;
     tick();
-    location.reload();
+    setTimeout(() => location.reload(), after);
   };
-
-  // Refusals that pass by themselves; a page load would only meet them as well.
-  const BUSY = ["control-busy", "control-silent", "no-answer", "shutting-down", "too-many-streams"];
 
   // One answer of the server, line by line. Answers whether to ask again.
   const follow = async () => {
@@ -91,14 +88,9 @@
       cache: "no-store",
       redirect: "manual",
     });
-    const type = answer.headers.get("content-type") || "";
-    if (type.startsWith("application/problem+json") && BUSY.includes((await answer.json()).code)) {
-      say("The server is busy. Trying again…");
-      return true;
-    }
-    if (!type.startsWith("application/x-ndjson")) {
+    if (!(answer.headers.get("content-type") || "").startsWith("application/x-ndjson")) {
       // Whatever it is, it is not a start in progress: let the browser load it.
-      open();
+      open(answer.status >= 500 ? 2000 : 0);
       return false;
     }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -112,13 +104,13 @@
         const news = JSON.parse(line);
         if (news.log) log(news.log);
         if (news.again) {
-          open();
+          open(0);
           return false;
         }
         if (!news.stage) continue;
         show(news);
         if (news.stage === "ready" || news.failure) {
-          open();
+          open(0);
           return false;
         }
       }

@@ -153,7 +153,11 @@ impl Receiver {
     /// The next message; `None` when the other side is gone.
     pub(crate) async fn next<T: for<'de> Deserialize<'de>>(&mut self) -> io::Result<Option<T>> {
         let mut line = Vec::new();
-        let length = (&mut self.0).take(LINE_AT_MOST).read_until(b'\n', &mut line).await?;
+        let length = match (&mut self.0).take(LINE_AT_MOST).read_until(b'\n', &mut line).await {
+            // It went without having read everything we said.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            read => read?,
+        };
         if length == 0 || line.last() != Some(&b'\n') {
             return Ok(None);
         }

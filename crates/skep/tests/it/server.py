@@ -40,12 +40,12 @@ class App(BaseHTTPRequestHandler):
                 "first_answer": first_answer,
             }
         ).encode()
+        if first_answer is None:
+            first_answer = time.time()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if first_answer is None:
-            first_answer = time.time()
         self.wfile.write(body)
 
     def do_POST(self):

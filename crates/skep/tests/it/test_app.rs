@@ -220,7 +220,7 @@ impl TestApp {
         text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
     }
 
-    /// Every process that belongs to this test: started in its folder or named after it.
+    /// Every server and app process of this test: started in its folder or named after it. Shims are neither.
     pub(crate) fn processes(&self) -> Vec<u64> {
         processes_of(self.dir.path())
     }
