@@ -5,6 +5,7 @@ mod events;
 mod instances;
 mod logs;
 mod problem;
+mod server;
 
 use axum::Router;
 use axum::http::{HeaderValue, header};
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 pub(crate) use problem::Problem;
+pub use server::ServerOrder;
 
 use crate::control::Control;
 use crate::rights::Caller;
@@ -34,6 +36,9 @@ pub(crate) fn routes() -> Router<Control> {
         .route("/instances/{instance}/stop", post(instances::stop))
         .route("/instances/{instance}/restart", post(instances::restart))
         .route("/stop", post(instances::stop_all))
+        .route("/seats", get(server::seats))
+        .route("/server/upgrade", post(server::upgrade))
+        .route("/server/reload", post(server::reload))
         .route("/events", get(events::list))
 }
 

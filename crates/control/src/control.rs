@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 
+use crate::api::ServerOrder;
 use crate::reconcile::record::{self, RecordState};
 use crate::rights::{Caller, Rights};
 use crate::streams::Streams;
@@ -41,6 +42,8 @@ pub struct Deps {
     pub store: Store,
     pub exposition: Exposition,
     pub config: ControlConfig,
+    /// Where orders to the server as a whole go.
+    pub orders: mpsc::Sender<ServerOrder>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +82,7 @@ struct Inner {
     store: Store,
     exposition: Exposition,
     config: ControlConfig,
+    orders: mpsc::Sender<ServerOrder>,
     record: watch::Sender<RecordState>,
     streams: Streams,
     cards: Mutex<Arc<Cards>>,
@@ -88,13 +92,14 @@ struct Inner {
 
 impl Control {
     pub fn new(deps: Deps) -> Self {
-        let Deps { handle, backends, store, exposition, config } = deps;
+        let Deps { handle, backends, store, exposition, config, orders } = deps;
         Self(Arc::new(Inner {
             handle,
             backends,
             store,
             exposition,
             config,
+            orders,
             record: watch::Sender::default(),
             streams: Streams::default(),
             cards: Mutex::default(),
@@ -249,6 +254,10 @@ impl Control {
 
     pub(crate) fn config(&self) -> &ControlConfig {
         &self.0.config
+    }
+
+    pub(crate) fn orders(&self) -> &mpsc::Sender<ServerOrder> {
+        &self.0.orders
     }
 
     pub(crate) fn journal(&self) -> Journal {

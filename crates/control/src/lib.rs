@@ -16,4 +16,5 @@ mod router;
 mod streams;
 mod ui;
 
+pub use api::ServerOrder;
 pub use control::{Control, ControlConfig, Deps};

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use skep_backends::process::{ProcessBackend, ProcessConfig};
-use skep_control::{Control, ControlConfig, Deps};
+use skep_control::{Control, ControlConfig, Deps, ServerOrder};
 use skep_edge::{Certificates, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable};
 use skep_identity::KeyRing;
 use skep_launch::driver::{self, DriverConfig, DriverTask};
@@ -44,6 +44,7 @@ const CONTROL_THREADS: usize = 2;
 const JOURNAL_QUEUE: usize = 4096;
 const BACKEND_QUEUE: usize = 1024;
 const CALL_QUEUE: usize = 1024;
+const ORDER_QUEUE: usize = 16;
 /// How long open requests get when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long whoever waits for an app is still served here when a new server takes over; after that the new one does.
@@ -167,7 +168,7 @@ struct Server {
     journal: mpsc::Sender<Event>,
     record: AbortOnDropHandle<()>,
     live: live::Live,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<ServerOrder>,
     listening: Listening,
     lock: Lock,
     program: PathBuf,
@@ -196,20 +197,21 @@ impl Server {
             driver::start(driver_config(&config), backends.clone(), reports, journal.clone());
         handle.set_apps(config.apps.clone());
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::new(&config.apps)));
+        let (orders_in, orders) = mpsc::channel(ORDER_QUEUE);
         let control = Control::new(Deps {
             handle: handle.clone(),
             backends,
             store,
             exposition,
             config: control_config(&config, args),
+            orders: orders_in,
         });
         let (calls, calls_in) = mpsc::channel(CALL_QUEUE);
         tokio::spawn(control.clone().serve(calls_in));
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
         let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
         let edge = Edge::start(edge_config, handle.clone(), &keys, routes_seen, calls)?;
-        let (orders_in, orders) = mpsc::channel(16);
-        listening.serve_control(&control, handle.clone(), orders_in)?;
+        listening.serve_control(&control)?;
         lock.sign()?;
         banner::print(&config, &listening);
         let server = Self {
@@ -242,7 +244,7 @@ impl Server {
         loop {
             let order = tokio::select! {
                 order = signals.next() => order,
-                Some(order) = self.orders.recv() => order,
+                Some(order) = self.orders.recv() => order.into(),
             };
             match order {
                 Order::Reload => self.live.reload(),

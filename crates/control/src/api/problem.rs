@@ -66,6 +66,10 @@ impl Problem {
         )
     }
 
+    pub(crate) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "The server is stopping.")
+    }
+
     pub(crate) fn bad_query(reason: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-query", format!("The query cannot be read: {reason}."))
     }

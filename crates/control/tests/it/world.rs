@@ -244,7 +244,10 @@ impl World {
         let (handle, _task) = driver::start(DriverConfig::default(), backends.clone(), events_in, journal);
         handle.set_apps(specs.into_iter().map(Arc::new).collect());
         let exposition = skep_telemetry::install().unwrap();
-        let deps = Deps { handle: handle.clone(), backends, store: store.clone(), exposition, config };
+        // Nobody carries out orders to the server here.
+        let (orders, _) = mpsc::channel(1);
+        let deps =
+            Deps { handle: handle.clone(), backends, store: store.clone(), exposition, config, orders };
         let control = Control::new(deps);
         let (calls, calls_in) = mpsc::channel(64);
         tokio::spawn(control.clone().serve(calls_in));

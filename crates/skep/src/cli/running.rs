@@ -140,7 +140,7 @@ pub(crate) fn restart(everywhere: &Everywhere, args: &RestartArgs) -> anyhow::Re
 }
 
 pub(crate) fn upgrade(everywhere: &Everywhere) -> anyhow::Result<ExitCode> {
-    let answer: Value = client::json(&everywhere.data_dir()?, Method::POST, "/_skep/upgrade")?;
+    let answer: Value = client::json(&everywhere.data_dir()?, Method::POST, "/_skep/api/v1/server/upgrade")?;
     let pid = answer["pid"].as_u64().unwrap_or(0);
     say(&format!("process {pid} serves now; the old one goes when its last open connection closes"));
     Ok(ExitCode::SUCCESS)

@@ -7,18 +7,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_control::Control;
 use skep_edge::{AccessLog, LogFormat};
-use skep_launch::Handle;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{mpsc, oneshot};
 
-use super::signals::Order;
 use crate::config::ServerKeys;
 use crate::config::server_keys::AccessLogFormat;
 use crate::data_dir::{DataDir, socket_path};
@@ -72,23 +65,13 @@ impl Listening {
     }
 
     /// Serves the control socket and the admin listener.
-    pub(crate) fn serve_control(
-        &self,
-        control: &Control,
-        handle: Handle,
-        orders: mpsc::Sender<Order>,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn serve_control(&self, control: &Control) -> anyhow::Result<()> {
         let listener = self.control.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let ours = Router::new()
-            .route("/_skep/upgrade", post(upgrade))
-            .route("/_skep/reload", post(reload))
-            .with_state(orders)
-            .merge(Router::new().route("/_skep/api/v1/seats", get(seats)).with_state(handle));
-        let router = control.admin_router().merge(ours);
+        let control_plane = control.clone();
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+            if let Err(error) = control_plane.serve_admin(listener).await {
                 tracing::error!("the control socket cannot be served any more: {error}");
             }
         });
@@ -105,39 +88,6 @@ impl Listening {
         }
         Ok(())
     }
-}
-
-/// `POST /_skep/upgrade` on the control socket: answers when a new server serves, or why there is none.
-async fn upgrade(State(orders): State<mpsc::Sender<Order>>) -> (StatusCode, Json<serde_json::Value>) {
-    let (sender, answer) = oneshot::channel();
-    let asked = orders.send(Order::Upgrade(Some(sender))).await.is_ok();
-    match (asked, answer.await) {
-        (true, Ok(Ok(pid))) => (StatusCode::OK, Json(serde_json::json!({ "pid": pid }))),
-        (true, Ok(Err(why))) => (StatusCode::CONFLICT, Json(serde_json::json!({ "error": why }))),
-        _ => {
-            let why = "the server is stopping";
-            (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": why })))
-        }
-    }
-}
-
-/// `POST /_skep/reload`: looks at config and folders again.
-async fn reload(State(orders): State<mpsc::Sender<Order>>) -> StatusCode {
-    match orders.send(Order::Reload).await {
-        Ok(()) => StatusCode::ACCEPTED,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
-/// `GET /_skep/api/v1/seats` on the control socket: the seats in use now. Of a seat's id only as much as tells it apart.
-async fn seats(State(handle): State<Handle>) -> Json<Vec<serde_json::Value>> {
-    let row = |(key, app, open): (skep_launch::SeatKey, skep_model::AppId, u32)| {
-        let seat = key.seat.to_string();
-        serde_json::json!({
-            "app": app, "instance": key.instance, "seat": seat.get(..8).unwrap_or_default(), "open": open,
-        })
-    };
-    Json(handle.open_seats().into_iter().map(row).collect())
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -1,5 +1,6 @@
 //! What the server can be told, by signal or over the control socket.
 
+use skep_control::ServerOrder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -10,6 +11,15 @@ pub(crate) enum Order {
     /// Let a new process take over; whoever asked hears its PID, or why there is none.
     Upgrade(Option<oneshot::Sender<Result<u32, String>>>),
     Stop,
+}
+
+impl From<ServerOrder> for Order {
+    fn from(order: ServerOrder) -> Self {
+        match order {
+            ServerOrder::Reload => Self::Reload,
+            ServerOrder::Upgrade(answer) => Self::Upgrade(Some(answer)),
+        }
+    }
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2 upgrades.

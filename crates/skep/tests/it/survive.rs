@@ -90,6 +90,7 @@ fn if_a_shim_dies_its_app_dies_entirely() {
     let parent = rustix::process::Pid::from_raw(parent).unwrap();
     rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
     until("nothing of the app is left", || (test.processes().len() == 1).then_some(()));
-    let again = until("it is started anew", || Some(visitor.open("/one/")).filter(|answer| answer.status == 200));
+    let again =
+        until("it is started anew", || Some(visitor.open("/one/")).filter(|answer| answer.status == 200));
     assert_ne!(again.pid(), pid);
 }
