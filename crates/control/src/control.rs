@@ -77,33 +77,27 @@ impl Default for ControlConfig {
 pub struct Control(Arc<Inner>);
 
 struct Inner {
-    handle: Handle,
-    backends: Vec<Arc<dyn Backend>>,
-    store: Store,
-    exposition: Exposition,
-    config: ControlConfig,
-    orders: mpsc::Sender<ServerOrder>,
+    deps: Deps,
     record: watch::Sender<RecordState>,
     streams: Streams,
-    cards: Mutex<Arc<Cards>>,
-    /// Apps whose instances were ever reported.
-    reported: Mutex<BTreeSet<String>>,
+    seen: Mutex<Seen>,
+}
+
+/// What is remembered between two answers.
+#[derive(Default)]
+struct Seen {
+    cards: Arc<Cards>,
+    /// Apps whose instances were ever reported in the metrics.
+    reported: BTreeSet<String>,
 }
 
 impl Control {
     pub fn new(deps: Deps) -> Self {
-        let Deps { handle, backends, store, exposition, config, orders } = deps;
         Self(Arc::new(Inner {
-            handle,
-            backends,
-            store,
-            exposition,
-            config,
-            orders,
+            deps,
             record: watch::Sender::default(),
             streams: Streams::default(),
-            cards: Mutex::default(),
-            reported: Mutex::default(),
+            seen: Mutex::default(),
         }))
     }
 
@@ -149,9 +143,9 @@ impl Control {
 
     /// Keeps the journal: writes what arrives until the channel closes, then what is left.
     pub async fn record(self, events: mpsc::Receiver<Event>) {
-        let config = &self.0.config;
+        let config = &self.0.deps.config;
         let retention = record::Keep { age: config.journal_age, records: config.journal_records };
-        record::run(self.0.store.journal(), events, &self.0.record, retention).await;
+        record::run(self.0.deps.store.journal(), events, &self.0.record, retention).await;
     }
 
     async fn answer(&self, own: axum::Router, call: ControlCall) {
@@ -179,7 +173,7 @@ impl Control {
         client: Client,
         principal: Principal,
     ) -> Response<Body> {
-        let login = self.0.config.login;
+        let login = self.0.deps.config.login;
         let request_id = client.request_id;
         match purpose {
             Purpose::Own => {
@@ -191,7 +185,7 @@ impl Control {
             Purpose::LaunchPage { app, seat } => self.launch_page(&app, seat.seat, request_id).await,
             Purpose::LaunchFollow { app, seat } => self.launch_follow(app, seat.seat),
             Purpose::LaunchRetry { app } => {
-                self.0.handle.retry(&app);
+                self.0.deps.handle.retry(&app);
                 empty(StatusCode::NO_CONTENT)
             }
             Purpose::RefusedPage { app, refusal } => self.refusal(&app, &request, request_id, |refused| {
@@ -208,12 +202,12 @@ impl Control {
             let page = ui::refused::not_found_page(app.as_str(), &[], self.portal_path(), request_id);
             return page.respond();
         };
-        let status = self.0.handle.status(app, Some(seat));
+        let status = self.0.deps.handle.status(app, Some(seat));
         let lines = match &status.instance {
-            Some(instance) if self.0.config.show_logs => self.tail(instance, LAUNCH_LOG_LINES).await,
+            Some(instance) if self.0.deps.config.show_logs => self.tail(instance, LAUNCH_LOG_LINES).await,
             _ => Vec::new(),
         };
-        let lines = self.0.config.show_logs.then_some(lines.as_slice());
+        let lines = self.0.deps.config.show_logs.then_some(lines.as_slice());
         let portal = self.portal_path();
         ui::launch::page(&LaunchView { spec: &spec, status: &status, lines, portal, request_id }).respond()
     }
@@ -238,7 +232,7 @@ impl Control {
         let refused = Refused {
             spec: spec.as_deref(),
             target,
-            show_lines: self.0.config.show_logs,
+            show_lines: self.0.deps.config.show_logs,
             portal: self.portal_path(),
             request_id,
         };
@@ -249,23 +243,23 @@ impl Control {
 /// What the routes use.
 impl Control {
     pub(crate) fn handle(&self) -> &Handle {
-        &self.0.handle
+        &self.0.deps.handle
     }
 
     pub(crate) fn config(&self) -> &ControlConfig {
-        &self.0.config
+        &self.0.deps.config
     }
 
     pub(crate) fn orders(&self) -> &mpsc::Sender<ServerOrder> {
-        &self.0.orders
+        &self.0.deps.orders
     }
 
     pub(crate) fn journal(&self) -> Journal {
-        self.0.store.journal()
+        self.0.deps.store.journal()
     }
 
     pub(crate) fn exposition(&self) -> &Exposition {
-        &self.0.exposition
+        &self.0.deps.exposition
     }
 
     pub(crate) fn streams(&self) -> &Streams {
@@ -278,42 +272,42 @@ impl Control {
     }
 
     pub(crate) fn app(&self, id: &AppId) -> Option<Arc<AppSpec>> {
-        self.0.handle.apps().into_iter().find(|spec| spec.id == *id)
+        self.0.deps.handle.apps().into_iter().find(|spec| spec.id == *id)
     }
 
     /// The cards of the apps published now.
     pub(crate) fn cards(&self) -> Arc<Cards> {
-        let apps = self.0.handle.apps();
-        let known = Arc::clone(&self.0.cards.lock());
+        let apps = self.0.deps.handle.apps();
+        let known = Arc::clone(&self.0.seen.lock().cards);
         if known.fit(&apps) {
             return known;
         }
         let cards = Arc::new(Cards::render(apps));
-        *self.0.cards.lock() = Arc::clone(&cards);
+        self.0.seen.lock().cards = Arc::clone(&cards);
         cards
     }
 
     /// Where the list of apps is: at `/`, unless an app is published there.
     pub(crate) fn portal_path(&self) -> &'static str {
         let root = Mount::root();
-        if self.0.handle.apps().iter().any(|spec| spec.mount == root) { "/_skep/" } else { "/" }
+        if self.0.deps.handle.apps().iter().any(|spec| spec.mount == root) { "/_skep/" } else { "/" }
     }
 
     /// Apps with at least one instance that is up.
     pub(crate) fn running(&self) -> HashSet<AppId> {
         let up = |view: &skep_launch::InstanceView| view.phase == skep_launch::InstancePhase::Ready;
-        self.0.handle.instances().into_iter().filter(up).map(|view| view.app).collect()
+        self.0.deps.handle.instances().into_iter().filter(up).map(|view| view.app).collect()
     }
 
     /// Every app that was ever reported in the metrics, including these now.
     pub(crate) fn known_apps<'a>(&self, now: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
-        let mut reported = self.0.reported.lock();
+        let reported = &mut self.0.seen.lock().reported;
         reported.extend(now.cloned());
         reported.clone()
     }
 
     pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
-        &self.0.backends
+        &self.0.deps.backends
     }
 
     /// The log of an instance, alive or ended, from whichever backend knows it.
@@ -323,7 +317,7 @@ impl Control {
         query: LogQuery,
     ) -> Result<BoxStream<'static, String>, BackendError> {
         let mut answer = Err(BackendError::Unknown);
-        for backend in &self.0.backends {
+        for backend in &self.0.deps.backends {
             answer = backend.logs(id, query).await;
             if !matches!(answer, Err(BackendError::Unknown)) {
                 break;

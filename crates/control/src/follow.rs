@@ -21,7 +21,7 @@ use crate::ui::launch::says;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Changes closer together than this become one line.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(20);
 /// The page asks again after this long; nothing is followed for ever.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// How long a visitor may be without a place and without an instance being started.
@@ -79,12 +79,13 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
             log.attach(&control, status.instance.as_ref()).await;
         }
         shown = Some(status);
+        // The first of several changes was told at once; the others are told together.
+        sleep(QUIET).await;
         if changed_already {
-            sleep(QUIET).await;
             continue;
         }
         let alive = tokio::select! {
-            () = &mut changed => { sleep(QUIET).await; true }
+            () = &mut changed => true,
             (fresh, lines) = log.next() => feed.send(line(&LogLine { log: &lines, fresh })).await,
             _ = keep_alive.tick() => feed.send("\n").await,
         };

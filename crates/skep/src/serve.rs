@@ -47,8 +47,9 @@ const CALL_QUEUE: usize = 1024;
 const ORDER_QUEUE: usize = 16;
 /// How long open requests get when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// How long whoever waits for an app is still served here when a new server takes over; after that the new one does.
-const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+/// How long whoever waits for an app is still served here when a new server takes over; after that the new one does. Short:
+/// everybody else waits meanwhile.
+const SETTLE_WITHIN: Duration = Duration::from_millis(250);
 /// How long tunnels live on in a server that has been replaced.
 const TUNNELS_WITHIN: Duration = Duration::from_secs(12 * 3600);
 
@@ -249,7 +250,7 @@ impl Server {
             match order {
                 Order::Reload => self.live.reload(),
                 Order::Upgrade(answer) => match Box::pin(self.hand_over()).await {
-                    Ok(successor) => return self.leave(successor, answer).await,
+                    Ok(successor) => return self.leave(successor, answer, signals).await,
                     Err(why) => {
                         tracing::error!("the upgrade did not happen: {why}");
                         if let Some(answer) = answer {
@@ -286,14 +287,14 @@ impl Server {
         let relay = listen::Relay::bind(&self.data).map_err(|error| format!("no relay socket: {error:#}"))?;
         let estate = Estate {
             lock: &self.lock,
-            relay: &relay.listener,
-            relay_path: &relay.path,
+            relays: self.listening.relays_in_use().chain([&relay.listener]).collect(),
             control: &self.listening.control,
             admin: self.listening.admin.as_ref(),
             public: &self.listening.public,
         };
         let successor = upgrade::prepare(&self.program, &estate).await?;
         self.live.pause();
+        self.edge.hand_over(relay.path.clone());
         self.handle.drain_for_handover(SETTLE_WITHIN).await;
         let ready = match successor.go(&self.handle).await {
             Ok(ready) => ready,
@@ -312,6 +313,7 @@ impl Server {
         self,
         successor: upgrade::Ready,
         answer: Option<oneshot::Sender<Result<u32, String>>>,
+        mut signals: Signals,
     ) -> anyhow::Result<ExitCode> {
         let pid = successor.pid;
         systemd::notify(&format!("MAINPID={pid}"));
@@ -324,7 +326,10 @@ impl Server {
         drop(self.journal);
         self.driver.ended().await;
         let _ = self.record.await;
-        successor.report_seats(&self.handle, TUNNELS_WITHIN).await;
+        tokio::select! {
+            () = successor.report_seats(&self.handle, TUNNELS_WITHIN) => {}
+            () = signals.again() => {}
+        }
         self.edge.drain(STOP_WITHIN).await;
         Ok(ExitCode::SUCCESS)
     }
@@ -381,7 +386,7 @@ fn edge_config(
             trust_peers: false,
         });
     }
-    if let Some(relay) = &listening.relay {
+    for relay in &listening.relays {
         listeners.push(ListenerConfig {
             name: "relay".to_owned(),
             socket: ListenSocket::Unix(relay.try_clone()?),

@@ -75,11 +75,14 @@
     if (atEnd) pre.scrollTop = pre.scrollHeight;
   };
 
-  const open = (after) => {
+  const open = () => {
     opening = true;
     tick();
-    setTimeout(() => location.reload(), after);
+    location.reload();
   };
+
+  // Refusals that pass by themselves; a page load would only meet them as well.
+  const BUSY = ["control-busy", "control-silent", "no-answer", "shutting-down", "too-many-streams"];
 
   // One answer of the server, line by line. Answers whether to ask again.
   const follow = async () => {
@@ -88,9 +91,14 @@
       cache: "no-store",
       redirect: "manual",
     });
-    if (!(answer.headers.get("content-type") || "").startsWith("application/x-ndjson")) {
+    const type = answer.headers.get("content-type") || "";
+    if (type.startsWith("application/problem+json") && BUSY.includes((await answer.json()).code)) {
+      say("The server is busy. Trying again…");
+      return true;
+    }
+    if (!type.startsWith("application/x-ndjson")) {
       // Whatever it is, it is not a start in progress: let the browser load it.
-      open(answer.status >= 500 ? 2000 : 0);
+      open();
       return false;
     }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -104,13 +112,13 @@
         const news = JSON.parse(line);
         if (news.log) log(news.log);
         if (news.again) {
-          open(0);
+          open();
           return false;
         }
         if (!news.stage) continue;
         show(news);
         if (news.stage === "ready" || news.failure) {
-          open(0);
+          open();
           return false;
         }
       }

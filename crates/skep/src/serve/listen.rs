@@ -25,7 +25,8 @@ pub(crate) struct Listening {
     pub(crate) public: Vec<Bound>,
     pub(crate) admin: Option<Bound>,
     pub(crate) control: UnixListener,
-    pub(crate) relay: Option<UnixListener>,
+    /// Requests from servers that have been replaced come in here.
+    pub(crate) relays: Vec<UnixListener>,
 }
 
 /// A TCP listener.
@@ -51,7 +52,7 @@ impl Bound {
 impl Listening {
     /// Uses what was inherited for the addresses asked for and opens the rest.
     pub(crate) fn open(server: &ServerKeys, data: &DataDir, inherited: Sockets) -> anyhow::Result<Self> {
-        let Sockets { mut public, mut admin, control, relay } = inherited;
+        let Sockets { mut public, mut admin, control, relays } = inherited;
         let open = |asked: &SocketAddr| Bound::open(*asked, &mut public);
         Ok(Self {
             public: server.listen.iter().map(open).collect::<Result<_, _>>()?,
@@ -60,8 +61,16 @@ impl Listening {
                 Some(control) => control,
                 None => data.listen()?,
             },
-            relay,
+            relays,
         })
+    }
+
+    /// The relays whose owner still lives: a server removes its socket's file when it goes.
+    pub(crate) fn relays_in_use(&self) -> impl Iterator<Item = &UnixListener> {
+        let exists = |relay: &&UnixListener| {
+            relay.local_addr().is_ok_and(|address| address.as_pathname().is_some_and(Path::exists))
+        };
+        self.relays.iter().filter(exists)
     }
 
     /// Serves the control socket and the admin listener.

@@ -30,7 +30,7 @@ pub(crate) struct Sockets {
     pub(crate) public: Vec<(SocketAddr, TcpListener)>,
     pub(crate) admin: Vec<(SocketAddr, TcpListener)>,
     pub(crate) control: Option<UnixListener>,
-    pub(crate) relay: Option<UnixListener>,
+    pub(crate) relays: Vec<UnixListener>,
 }
 
 /// The conversation with the old process.
@@ -54,7 +54,7 @@ impl Inheritance {
         for (what, file) in hello.files.into_iter().zip(files) {
             match what {
                 Passed::Lock => lock = Some(Lock::inherit(file)),
-                Passed::Relay => sockets.relay = Some(file.into()),
+                Passed::Relay => sockets.relays.push(file.into()),
                 Passed::Control => sockets.control = Some(file.into()),
                 Passed::Admin(asked) => sockets.admin.push((asked, file.into())),
                 Passed::Public(asked) => sockets.public.push((asked, file.into())),

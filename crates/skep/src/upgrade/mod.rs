@@ -37,8 +37,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// What is handed over.
 pub(crate) struct Estate<'a> {
     pub(crate) lock: &'a Lock,
-    pub(crate) relay: &'a UnixListener,
-    pub(crate) relay_path: &'a Path,
+    /// The new one, and those of earlier generations that still live.
+    pub(crate) relays: Vec<&'a UnixListener>,
     pub(crate) control: &'a UnixListener,
     pub(crate) admin: Option<&'a Bound>,
     pub(crate) public: &'a [Bound],
@@ -92,9 +92,12 @@ pub(crate) async fn prepare(program: &Path, estate: &Estate<'_>) -> Result<Succe
 }
 
 fn greet(socket: &UnixStream, estate: &Estate<'_>) -> std::io::Result<()> {
-    let mut what = vec![Passed::Lock, Passed::Relay, Passed::Control];
-    let mut files: Vec<BorrowedFd<'_>> =
-        vec![estate.lock.as_fd(), estate.relay.as_fd(), estate.control.as_fd()];
+    let mut what = vec![Passed::Lock, Passed::Control];
+    let mut files: Vec<BorrowedFd<'_>> = vec![estate.lock.as_fd(), estate.control.as_fd()];
+    for relay in &estate.relays {
+        what.push(Passed::Relay);
+        files.push(relay.as_fd());
+    }
     if let Some(bound) = estate.admin {
         what.push(Passed::Admin(bound.asked));
         files.push(bound.listener.as_fd());
@@ -103,7 +106,7 @@ fn greet(socket: &UnixStream, estate: &Estate<'_>) -> std::io::Result<()> {
         what.push(Passed::Public(bound.asked));
         files.push(bound.listener.as_fd());
     }
-    wire::send_hello(socket, &Hello { files: what, relay: estate.relay_path.to_owned() }, &files)
+    wire::send_hello(socket, &Hello { files: what }, &files)
 }
 
 impl Successor {

@@ -32,8 +32,6 @@ const FIRST_LINE_AT_MOST: usize = 64 << 10;
 pub(crate) struct Hello {
     /// What each file that comes along is, in order.
     pub(crate) files: Vec<Passed>,
-    /// Where the old process sends requests that it may not serve any more.
-    pub(crate) relay: std::path::PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +39,7 @@ pub(crate) struct Hello {
 pub(crate) enum Passed {
     /// The data folder's lock.
     Lock,
-    /// Listens for requests from the old process.
+    /// Listens for requests that the old process, or one before it, may not serve any more.
     Relay,
     /// The control socket.
     Control,
@@ -176,7 +174,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"still here").unwrap();
         let address = "127.0.0.1:80".parse().unwrap();
-        let hello = Hello { files: vec![Passed::Lock, Passed::Public(address)], relay: "/r".into() };
+        let hello = Hello { files: vec![Passed::Lock, Passed::Public(address)] };
         send_hello(&old, &hello, &[file.as_fd(), old.as_fd()]).unwrap();
         drop(file);
         let (received, files) = receive_hello(&new, Duration::from_secs(5)).unwrap();
