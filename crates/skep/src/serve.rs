@@ -170,6 +170,8 @@ struct Server {
     record: AbortOnDropHandle<()>,
     live: live::Live,
     orders: mpsc::Receiver<ServerOrder>,
+    /// Control socket and admin address.
+    serving: Vec<AbortOnDropHandle<()>>,
     listening: Listening,
     lock: Lock,
     program: PathBuf,
@@ -212,7 +214,7 @@ impl Server {
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
         let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
         let edge = Edge::start(edge_config, handle.clone(), &keys, routes_seen, calls)?;
-        listening.serve_control(&control)?;
+        let serving = listening.serve_control(&control)?;
         lock.sign()?;
         banner::print(&config, &listening);
         let server = Self {
@@ -223,6 +225,7 @@ impl Server {
             journal,
             record,
             orders,
+            serving,
             listening,
             lock,
             program,
@@ -250,11 +253,17 @@ impl Server {
             match order {
                 Order::Reload => self.live.reload(),
                 Order::Upgrade(answer) => match Box::pin(self.hand_over()).await {
-                    Ok(successor) => return self.leave(successor, answer, signals).await,
-                    Err(why) => {
-                        tracing::error!("the upgrade did not happen: {why}");
+                    Ok((successor, failure)) => return self.leave(successor, failure, answer, signals).await,
+                    Err(failed) => {
+                        let why = failed.to_string();
+                        tracing::error!("{why}");
                         if let Some(answer) = answer {
                             let _ = answer.send(Err(why));
+                        }
+                        if let NoSuccessor::Stranded(_) = failed {
+                            // Frozen, with its requests on their way to nobody: whoever watches over us starts anew.
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            return Ok(ExitCode::FAILURE);
                         }
                     }
                 },
@@ -281,10 +290,10 @@ impl Server {
         }
     }
 
-    /// # Errors
-    /// Why there was no upgrade. The server goes on unless it says otherwise.
-    async fn hand_over(&mut self) -> Result<upgrade::Ready, String> {
-        let relay = listen::Relay::bind(&self.data).map_err(|error| format!("no relay socket: {error:#}"))?;
+    /// Starts a new server and gives everything to it; or to this version anew, and says why.
+    async fn hand_over(&mut self) -> Result<(upgrade::Ready, Option<String>), NoSuccessor> {
+        let relay = listen::Relay::bind(&self.data)
+            .map_err(|error| NoSuccessor::Unchanged(format!("no relay socket: {error:#}")))?;
         let estate = Estate {
             lock: &self.lock,
             relays: self.listening.relays_in_use().chain([&relay.listener]).collect(),
@@ -292,16 +301,26 @@ impl Server {
             admin: self.listening.admin.as_ref(),
             public: &self.listening.public,
         };
-        let successor = upgrade::prepare(&self.program, &estate).await?;
+        let successor = upgrade::prepare(&self.program, &estate).await.map_err(NoSuccessor::Unchanged)?;
+        // From here on there is no way back.
         self.live.pause();
+        self.serving.clear();
         self.edge.hand_over(relay.path.clone());
         self.handle.drain_for_handover(SETTLE_WITHIN).await;
         let ready = match successor.go(&self.handle).await {
-            Ok(ready) => ready,
+            Ok(ready) => (ready, None),
             Err(why) => {
                 tracing::error!("the new server failed ({why}); starting this version anew");
-                let again = upgrade::prepare(&upgrade::running_program(), &estate).await?;
-                again.go(&self.handle).await?
+                let anew = async {
+                    let again = upgrade::prepare(&upgrade::running_program(), &estate).await?;
+                    again.go(&self.handle).await
+                };
+                match anew.await {
+                    Ok(ready) => (ready, Some(why)),
+                    Err(second) => {
+                        return Err(NoSuccessor::Stranded(format!("{why}; nor did this version: {second}")));
+                    }
+                }
             }
         };
         self.relay = Some(relay);
@@ -312,6 +331,7 @@ impl Server {
     async fn leave(
         self,
         successor: upgrade::Ready,
+        failure: Option<String>,
         answer: Option<oneshot::Sender<Result<u32, String>>>,
         mut signals: Signals,
     ) -> anyhow::Result<ExitCode> {
@@ -320,9 +340,11 @@ impl Server {
         tracing::info!("process {pid} serves from now on; this one goes when its last tunnel closes");
         self.note(EventKind::ServerHandover, format!("process {pid} took over from {}", std::process::id()));
         if let Some(answer) = answer {
-            let _ = answer.send(Ok(pid));
+            let went_wrong = |why| format!("{why}; the version of before serves again, as process {pid}");
+            let _ = answer.send(failure.map_or(Ok(pid), |why| Err(went_wrong(why))));
         }
         drop(self.live);
+        drop(self.orders);
         drop(self.journal);
         self.driver.ended().await;
         let _ = self.record.await;
@@ -337,6 +359,15 @@ impl Server {
     fn note(&self, kind: EventKind, detail: String) {
         note(&self.journal, kind, detail);
     }
+}
+
+/// Why no other server took over.
+#[derive(Debug, thiserror::Error)]
+enum NoSuccessor {
+    #[error("the upgrade did not happen, and this server goes on: {0}")]
+    Unchanged(String),
+    #[error("no server could take over, and this one ends: {0}")]
+    Stranded(String),
 }
 
 /// Writes an event of the server itself to the journal; never waits for it.

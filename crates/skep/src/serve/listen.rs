@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_control::Control;
 use skep_edge::{AccessLog, LogFormat};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ServerKeys;
 use crate::config::server_keys::AccessLogFormat;
@@ -73,29 +74,30 @@ impl Listening {
         self.relays.iter().filter(exists)
     }
 
-    /// Serves the control socket and the admin listener.
-    pub(crate) fn serve_control(&self, control: &Control) -> anyhow::Result<()> {
+    /// Serves the control socket and the admin listener until what this answers is dropped. Answers under way are
+    /// finished even then.
+    pub(crate) fn serve_control(&self, control: &Control) -> anyhow::Result<Vec<AbortOnDropHandle<()>>> {
         let listener = self.control.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let control_plane = control.clone();
-        tokio::spawn(async move {
-            if let Err(error) = control_plane.serve_admin(listener).await {
+        let operators = control.clone();
+        let mut serving = vec![AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = operators.serve_admin(listener).await {
                 tracing::error!("the control socket cannot be served any more: {error}");
             }
-        });
+        }))];
         if let Some(admin) = &self.admin {
             let admin = admin.listener.try_clone()?;
             admin.set_nonblocking(true)?;
             let admin = tokio::net::TcpListener::from_std(admin)?;
             let control = control.clone();
-            tokio::spawn(async move {
+            serving.push(AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = control.serve_metrics(admin).await {
                     tracing::error!("the admin address cannot be served any more: {error}");
                 }
-            });
+            })));
         }
-        Ok(())
+        Ok(serving)
     }
 }
 
