@@ -114,6 +114,7 @@ impl FrontOptions {
 /// A log of another front, whose process is gone, served until workers have all of it.
 struct Adopted {
     log: LogId,
+    #[cfg_attr(feature = "sim", expect(dead_code, reason = "folders are looked after outside simulations"))]
     dir: PathBuf,
     spool: Arc<dyn Spool>,
     enrolled: bool,
@@ -281,6 +282,7 @@ impl Front {
         Ok(log)
     }
 
+    #[cfg(not(feature = "sim"))]
     fn is_served(&self, dir: &Path) -> bool {
         self.dir == dir || self.adopted.read().iter().any(|a| a.dir == dir)
     }

@@ -121,7 +121,7 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 
 /// A browser with one cookie.
 pub(crate) struct Browser {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) cookie: String,
 }
 
