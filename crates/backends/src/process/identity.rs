@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const MAX_WALK: usize = 20_000;
 
 /// One process of this boot: its id and when it started, in the kernel's ticks since boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) pid: u32,
     pub(super) start: u64,
@@ -99,8 +99,7 @@ pub(super) fn descendants(of: u32) -> Vec<u32> {
     found
 }
 
-/// The children of a process, zombies too.
-pub(super) fn children(pid: u32) -> Vec<u32> {
+fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     threads
         .filter_map(Result::ok)

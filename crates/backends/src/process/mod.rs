@@ -19,7 +19,6 @@ mod identity;
 mod launching;
 mod logs;
 mod order;
-mod orphans;
 mod place;
 mod protocol;
 pub mod shim;
@@ -43,7 +42,6 @@ use tokio::sync::{mpsc, watch};
 
 use environment::{Environments, blocking};
 use folder::Folder;
-pub use orphans::Orphans;
 pub use place::PORTS;
 
 /// What the backend is told once.

@@ -1,6 +1,4 @@
-//! A program for the integration tests: `shim` is what `skep shim` is; `serve` is a server that can be killed; `reap` is
-//! a server that orphans come to.
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on fails
+//! A program for the integration tests: `shim` is what `skep shim` is; `serve` is a server that can be killed.
 
 mod spec;
 
@@ -9,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use skep_backends::process::{Orphans, ProcessBackend, ProcessConfig, shim};
+use skep_backends::process::{ProcessBackend, ProcessConfig, shim};
 use skep_launch::{Backend, LaunchOrder, ProgressSink};
 use skep_model::InstanceId;
 
@@ -18,7 +16,6 @@ fn main() -> ExitCode {
     match args.next().as_deref().and_then(|a| a.to_str()) {
         Some("shim") => shim::run(args),
         Some("serve") => serve(args.map(|a| a.into_string().unwrap()).collect()),
-        Some("reap") => reap(),
         _ => ExitCode::from(2),
     }
 }
@@ -45,28 +42,5 @@ fn serve(args: Vec<String>) -> ExitCode {
         std::io::stdout().flush().unwrap();
         std::future::pending::<()>().await;
     });
-    ExitCode::SUCCESS
-}
-
-/// Becomes the one orphans come to, makes some, and succeeds once all are collected while a child of its own is not.
-fn reap() -> ExitCode {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let mut parent = std::process::Command::new("sh");
-    parent.args(["-c", "sleep 0.05 & sleep 0.1 & exit 0"]).spawn().unwrap().wait().unwrap();
-    let mut orphans = Orphans::new();
-    let mut reaped = 0;
-    let begun = std::time::Instant::now();
-    while reaped < 2 {
-        reaped += orphans.reap();
-        if begun.elapsed() > std::time::Duration::from_secs(20) {
-            return ExitCode::FAILURE;
-        }
-        // Collected within two looks by whoever started it, as a server's own children are.
-        let own = std::process::Command::new("true").status();
-        if !own.is_ok_and(|status| status.success()) {
-            return ExitCode::FAILURE;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
     ExitCode::SUCCESS
 }
