@@ -75,6 +75,8 @@ impl Follower {
         if let Some(why) = watcher.polling() {
             tracing::warn!("{why}");
         }
+        // What changed after it was read and before it was watched.
+        self.look(Dirty::All).await;
         loop {
             let mut by_hand = false;
             let dirty = tokio::select! {

@@ -15,6 +15,7 @@
 pub(crate) mod heir;
 pub(crate) mod wire;
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -78,8 +79,11 @@ pub(crate) async fn prepare(program: &Path, estate: &Estate<'_>) -> Result<Succe
     let (sender, mut receiver) = match greeted {
         Ok(parts) => parts,
         Err(error) => {
+            // A program that ends at once has closed its end already; then its exit status says more.
+            let broken = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+            let why = unfit(if broken { Ok(None) } else { Err(error) }, &mut child).await;
             end(&mut child).await;
-            return Err(format!("the new server cannot be talked to: {error}"));
+            return Err(why);
         }
     };
     let why = match timeout(PREPARED_WITHIN, receiver.next()).await {
@@ -170,7 +174,7 @@ async fn unfit(answer: std::io::Result<Option<FromHeir>>, child: &mut Child) -> 
     match answer {
         Ok(Some(FromHeir::Failed { why })) => why,
         Ok(Some(other)) => format!("the new server said {other:?} out of turn"),
-        Err(error) => format!("the new server cannot be understood: {error}"),
+        Err(error) => format!("the new server cannot be talked to: {error}"),
         Ok(None) => {
             // It has closed its end; its exit status follows at once.
             let deadline = Instant::now() + Duration::from_secs(2);

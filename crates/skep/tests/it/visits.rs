@@ -132,7 +132,7 @@ fn visits_around_the_idle_timeout_never_fail() {
                     }
                     // From well before to well after the timeout and the tick that follows it.
                     let step = u64::try_from(visit * 7 + app * 3).unwrap();
-                    std::thread::sleep(Duration::from_millis(250 + step % 300));
+                    std::thread::sleep(Duration::from_millis(250 + step * 13 % 700));
                 }
             });
         }
