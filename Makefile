@@ -50,3 +50,5 @@ release: ## The optimised binary, target/release/skep
 clean: ## Remove what was built, the data of `make run` included
 	cargo clean
 	rm -rf .run .tools tests/e2e/out tests/e2e/node_modules
+
+-include apps/ballot/ballot.mk

@@ -19,8 +19,8 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "Python 3.1
 packages=(build-essential r-base-core r-cran-shiny r-cran-rmarkdown pandoc)
 commands=(cc R pandoc)
 if [[ $purpose == test ]]; then
-    packages+=(chromium fonts-noto-color-emoji nginx haproxy openssl curl git)
-    commands+=(chromium nginx haproxy openssl curl git)
+    packages+=(chromium fonts-noto-color-emoji nginx haproxy postgresql openssl curl git)
+    commands+=(chromium nginx haproxy psql openssl curl git)
 fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 
