@@ -53,16 +53,21 @@ impl Seen {
     }
 }
 
-pub(crate) struct Dialer(Arc<App>);
+/// Dials the app, as a bare socket or as some other stream.
+pub(crate) struct Dialer {
+    app: Arc<App>,
+    opaque: bool,
+}
 
 impl Dial for Dialer {
     fn dial(&self) -> BoxFuture<'static, io::Result<Stream>> {
-        let app = Arc::clone(&self.0);
+        let (app, opaque) = (Arc::clone(&self.app), self.opaque);
         Box::pin(async move {
             if app.gone.load(SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             Ok(match &app.place {
+                Place::Tcp(address) if opaque => Stream::Other(Box::new(TcpStream::connect(address).await?)),
                 Place::Tcp(address) => Stream::Tcp(TcpStream::connect(address).await?),
                 Place::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
             })
@@ -112,8 +117,8 @@ impl App {
         }
     }
 
-    pub(crate) fn dialer(self: &Arc<Self>) -> Arc<dyn Dial> {
-        Arc::new(Dialer(Arc::clone(self)))
+    pub(crate) fn dialer(self: &Arc<Self>, opaque: bool) -> Arc<dyn Dial> {
+        Arc::new(Dialer { app: Arc::clone(self), opaque })
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {

@@ -224,3 +224,29 @@ async fn routes_change_while_connections_stay() {
     assert_eq!(client.get("/new/x").await.status, 200);
     assert_eq!(client.get("/keep/x").await.text(), "own: GET /keep/x []");
 }
+
+#[tokio::test]
+async fn a_busy_control_runtime_is_a_503() {
+    let limits =
+        skep_edge::Limits { control_timeout: std::time::Duration::from_millis(300), ..Default::default() };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
+    let stuck = world.control_stuck.clone().lock_owned().await;
+    let asking: Vec<_> = (0..40)
+        .map(|_| {
+            let address = world.address;
+            tokio::spawn(async move { crate::client::Client::connect(address).await.get("/").await })
+        })
+        .collect();
+    let mut codes = Vec::new();
+    for answer in asking {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status, 503);
+        assert!(answer.field("retry-after").is_some());
+        codes.push(answer.code());
+    }
+    assert!(codes.iter().any(|code| code == "control-busy"), "the queue has a bound: {codes:?}");
+    assert!(codes.iter().any(|code| code == "control-silent"), "the wait has an end: {codes:?}");
+    drop(stuck);
+    eventually("the queue's end", || (world.calls.lock().len() >= 16).then_some(())).await;
+    assert_eq!(world.client().await.get("/").await.status, 200);
+}

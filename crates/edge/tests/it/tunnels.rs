@@ -20,9 +20,9 @@ pub(crate) async fn open(world: &World) -> Client {
 }
 
 #[tokio::test]
-async fn bytes_pass_both_ways_over_tcp_and_unix() {
-    for unix in [false, true] {
-        let world = World::with(Setup { unix, ..Setup::default() }).await;
+async fn bytes_pass_both_ways_whatever_the_stream() {
+    for (unix, opaque) in [(false, false), (true, false), (false, true)] {
+        let world = World::with(Setup { unix, opaque, ..Setup::default() }).await;
         world.warm_up().await;
         let mut client = open(&world).await;
         for n in 0..50 {
@@ -117,4 +117,50 @@ async fn a_cold_apps_socket_is_held() {
     let mut client = open(&world).await;
     client.send("x").await;
     assert_eq!(client.take(1).await, b"x");
+}
+
+/// A masked frame from a client.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+    bytes.extend(payload);
+    bytes
+}
+
+#[tokio::test]
+async fn only_a_visitors_doing_keeps_a_seat() {
+    let mut setup = Setup::default();
+    for spec in &mut setup.specs {
+        spec.inactivity_timeout = Some(Duration::from_secs(1));
+    }
+    let world = World::with(setup).await;
+    world.warm_up().await;
+    let mut idle = open(&world).await;
+    let mut active = open(&world).await;
+    let heartbeats = async {
+        loop {
+            for beat in [frame(10, b""), frame(9, b"x"), frame(1, b"3")] {
+                if idle.stream.write_all(&beat).await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if world.edge.open_tunnels() < 2 {
+                return;
+            }
+        }
+    };
+    let doing = async {
+        loop {
+            active.send(frame(2, b"click")).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = doing => {}
+        ended = tokio::time::timeout(Duration::from_secs(15), heartbeats) => {
+            ended.expect("heartbeats alone do not keep a seat");
+        }
+    }
+    assert_eq!(world.edge.open_tunnels(), 1, "who does something stays");
+    active.send(frame(2, b"more")).await;
 }

@@ -94,6 +94,8 @@ pub(crate) struct World {
     pub(crate) app: Arc<App>,
     /// What left for the control runtime, in order.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
+    /// While locked, the control runtime takes no call.
+    pub(crate) control_stuck: Arc<tokio::sync::Mutex<()>>,
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
     /// Holds the app's socket; removed at the end.
     _dir: tempfile::TempDir,
@@ -145,6 +147,8 @@ pub(crate) struct Setup {
     pub(crate) trusted: Vec<&'static str>,
     pub(crate) hosts: HostRule,
     pub(crate) unix: bool,
+    /// The backend hands out streams that are no plain sockets.
+    pub(crate) opaque: bool,
     pub(crate) tls: Option<skep_edge::Certificates>,
     pub(crate) inherited: Option<Inherited>,
 }
@@ -165,6 +169,7 @@ impl Default for Setup {
             trusted: vec![],
             hosts: HostRule::Loopback { also: vec![] },
             unix: false,
+            opaque: false,
             tls: None,
             inherited: None,
         }
@@ -199,7 +204,7 @@ impl World {
         };
         let apps = Apps::default();
         for spec in &setup.specs {
-            apps.dialers.lock().insert(spec.id.clone(), app.dialer());
+            apps.dialers.lock().insert(spec.id.clone(), app.dialer(setup.opaque));
         }
         let (_, backend_events) = mpsc::channel(8);
         let (journal, mut journal_out) = mpsc::channel(64);
@@ -211,7 +216,8 @@ impl World {
         let (routes, routes_in) = watch::channel(Arc::new(RouteTable::new(&specs)));
         let (control, calls_in) = mpsc::channel(16);
         let calls = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(answer_calls(calls_in, Arc::clone(&calls)));
+        let control_stuck = Arc::new(tokio::sync::Mutex::new(()));
+        tokio::spawn(answer_calls(calls_in, Arc::clone(&calls), Arc::clone(&control_stuck)));
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut listeners = Vec::new();
         let mut listen = |name: &str, socket, trust_peers| {
@@ -239,7 +245,7 @@ impl World {
             }),
         };
         let edge = Edge::start(config, handle.clone(), &keys, routes_in, control).unwrap();
-        Self { edge, keys, address, handle, app, calls, log, _dir: dir, routes }
+        Self { edge, keys, address, handle, app, calls, control_stuck, log, _dir: dir, routes }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -289,8 +295,13 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Opt
 }
 
 /// The control runtime's stand-in: says what it was asked.
-async fn answer_calls(mut calls: mpsc::Receiver<ControlCall>, seen: Arc<Mutex<Vec<String>>>) {
+async fn answer_calls(
+    mut calls: mpsc::Receiver<ControlCall>,
+    seen: Arc<Mutex<Vec<String>>>,
+    stuck: Arc<tokio::sync::Mutex<()>>,
+) {
     while let Some(call) = calls.recv().await {
+        drop(stuck.lock().await);
         let purpose = match &call.purpose {
             Purpose::Own => "own".to_owned(),
             Purpose::LaunchPage { app, .. } => format!("launch-page {app}"),
