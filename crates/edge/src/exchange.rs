@@ -88,6 +88,8 @@ impl Exchange {
     pub(crate) fn become_tunnel(&mut self) {
         self.tunnel = true;
         self.worker.tunnel_opened();
+        // The path is a slice of the buffer its head came in, which a tunnel must not keep.
+        self.record.target = self.record.target.take().and_then(|target| target.as_str().parse().ok());
         if let Some(conn) = self.conn.take() {
             conn.end();
         }

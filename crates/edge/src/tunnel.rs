@@ -73,8 +73,9 @@ async fn pump(mut tunnel: Tunnel, mut exchange: Box<Exchange>, half_closed: Dura
         && tunnel.is_half_closed()
     {
         // One side is done and the other has not been heard to be: it may finish, but not for ever.
-        let rest = tunnel.both_to_end(lease.as_ref());
-        let _ = tokio::time::timeout(half_closed, rest).await;
+        // Boxed: few tunnels ever come here.
+        let rest = Box::pin(tunnel.both_to_end(lease.as_ref()));
+        let _ = Box::pin(tokio::time::timeout(half_closed, rest)).await;
     }
     exchange.add_bytes(usize::try_from(tunnel.to_client.moved).unwrap_or(usize::MAX));
     if let Err(error) = ended {
@@ -171,7 +172,9 @@ struct Flow {
 
 impl Flow {
     fn starting_with(bytes: Bytes) -> Self {
-        Self { spill: bytes, ..Self::default() }
+        // Even an empty slice of hyper's buffer keeps all of that buffer.
+        let spill = if bytes.is_empty() { Bytes::new() } else { bytes };
+        Self { spill, ..Self::default() }
     }
 
     /// Moves what can be moved. `Ready` when the end has been passed on.
@@ -267,6 +270,6 @@ mod tests {
     #[test]
     fn a_tunnels_task_stays_small() {
         let size = size_of_future(pump);
-        assert!(size <= 1024, "{size} bytes");
+        assert!(size <= 896, "{size} bytes");
     }
 }
