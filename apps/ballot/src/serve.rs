@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -168,7 +169,7 @@ pub async fn all(
     let mut tasks = Vec::new();
     let source: Arc<dyn Source> = Arc::clone(&front) as Arc<dyn Source>;
     let quit = stopping.clone();
-    tasks.push(tokio::spawn(async move { worker.follow(source, quit).await }));
+    tasks.push(tokio::spawn(async move { worker.follow(source, &AtomicU64::new(0), quit).await }));
     let (shower, quit) = (Arc::clone(&results), stopping.clone());
     tasks.push(tokio::spawn(async move { shower.run(quit).await }));
     let site = Arc::new(Both { front: Arc::clone(&front), results: Arc::clone(&results) });

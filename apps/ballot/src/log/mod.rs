@@ -397,6 +397,16 @@ impl SegmentLog {
     }
 }
 
+/// What recovery would make of a segment file's bytes: nothing if it was never begun, else where its whole records end
+/// and whether a torn tail follows. For tools and for tests that feed it damaged files.
+///
+/// # Errors
+/// When the damage is not a torn tail.
+pub fn inspect(bytes: &[u8]) -> Result<Option<(Seq, bool)>, String> {
+    let scan = segment::scan(bytes).map_err(|e| e.to_string())?;
+    Ok(scan.map(|s| (s.frames.last().map_or(s.header.base, |(_, f)| f.end()), s.torn)))
+}
+
 type Recovered = (LogId, Vec<Shelf>, Seq, Reading, u64);
 
 /// Reads what is on the disk, wiping a torn tail. `None` when no segment was ever begun.

@@ -94,12 +94,23 @@ impl<T: Tally> Worker<T> {
         Self { options, store, world, taken: AtomicU64::new(0) }
     }
 
-    /// Works on one front until told to stop. Errors are reported and waited out.
-    pub async fn follow(&self, source: Arc<dyn Source>, mut stop: watch::Receiver<bool>) {
+    /// Works on one front until told to stop. Errors are reported and waited out. `heard_ms` is when the front last
+    /// answered.
+    pub async fn follow(
+        &self,
+        source: Arc<dyn Source>,
+        heard_ms: &AtomicU64,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut failures = 0u32;
         let mut memory = Memory::default();
         while !*stop.borrow() {
-            let pause = match self.round(source.as_ref(), &mut memory).await {
+            let round = self.round(source.as_ref(), &mut memory).await;
+            // A database that is away is not the front's silence.
+            if !matches!(round, Err(WorkError::Source(_) | WorkError::Late { .. })) {
+                heard_ms.store(self.world.now_ms(), Ordering::Relaxed);
+            }
+            let pause = match round {
                 Ok(0) => {
                     failures = 0;
                     self.options.idle
@@ -314,6 +325,17 @@ pub async fn discover(places: &[Place]) -> Vec<String> {
     found
 }
 
+/// A front that is followed.
+struct Followed {
+    heard_ms: Arc<AtomicU64>,
+    leave: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// A front that is no longer named anywhere is given up after this long without an answer, in milliseconds: it may only
+/// be draining, or its name may not have resolved for a moment.
+const GIVE_UP_MS: u64 = 60_000;
+
 /// Follows every front that is discovered, until told to stop.
 pub async fn run<T: Tally>(
     worker: Arc<Worker<T>>,
@@ -321,38 +343,38 @@ pub async fn run<T: Tally>(
     token: String,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut followed: HashMap<String, (watch::Sender<bool>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    let mut followed: HashMap<String, Followed> = HashMap::new();
     while !*stop.borrow() {
         let found = discover(&places).await;
-        followed.retain(|address, (leave, task)| {
-            // A front that left the list is still followed while it answers nothing worse than silence: it may only be
-            // draining, or its name may not have resolved. A finished task is forgotten.
-            let gone = !found.contains(address);
-            if gone && task.is_finished() {
-                let _ = leave.send(true);
-                return false;
+        let now_ms = worker.world.now_ms();
+        followed.retain(|address, front| {
+            let silent = now_ms.saturating_sub(front.heard_ms.load(Ordering::Relaxed)) > GIVE_UP_MS;
+            let stays = found.contains(address) || !silent;
+            if !stays {
+                tracing::info!(front = %address, "no longer following");
+                let _ = front.leave.send(true);
             }
-            true
+            stays
         });
         for address in found {
-            if followed.contains_key(&address) {
-                continue;
-            }
-            let source = Arc::new(remote::Remote::new(address.clone(), &token));
-            let (leave, left) = watch::channel(false);
-            let worker = Arc::clone(&worker);
-            tracing::info!(front = %address, "following");
-            let task = tokio::spawn(async move { worker.follow(source, left).await });
-            followed.insert(address, (leave, task));
+            followed.entry(address).or_insert_with_key(|address| {
+                tracing::info!(front = %address, "following");
+                let source = Arc::new(remote::Remote::new(address.clone(), &token));
+                let heard_ms = Arc::new(AtomicU64::new(now_ms));
+                let (leave, left) = watch::channel(false);
+                let (worker, heard) = (Arc::clone(&worker), Arc::clone(&heard_ms));
+                let task = tokio::spawn(async move { worker.follow(source, &heard, left).await });
+                Followed { heard_ms, leave, task }
+            });
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
             () = stopped(&mut stop) => break,
         }
     }
-    for (_, (leave, task)) in followed {
-        let _ = leave.send(true);
-        let _ = tokio::time::timeout(Duration::from_secs(10), task).await;
+    for (_, front) in followed {
+        let _ = front.leave.send(true);
+        let _ = tokio::time::timeout(Duration::from_secs(10), front.task).await;
     }
 }
 
