@@ -254,25 +254,31 @@ mod tests {
 
     #[test]
     fn a_stuck_writer_costs_lines_not_time() {
-        struct Stuck(Receiver<()>);
+        /// Says that it was asked to write, and does so when told to.
+        struct Stuck(SyncSender<()>, Receiver<()>);
         impl Write for Stuck {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                let _ = self.0.recv();
+                let _ = self.0.try_send(());
+                let _ = self.1.recv();
                 Ok(bytes.len())
             }
             fn flush(&mut self) -> std::io::Result<()> {
                 Ok(())
             }
         }
-        let (release, stuck) = std::sync::mpsc::channel();
-        let log = AccessLog { format: LogFormat::Common, writer: Box::new(Stuck(stuck)) };
+        let (release, stuck) = sync_channel(0);
+        let (asked, writing) = sync_channel(1);
+        let log = AccessLog { format: LogFormat::Common, writer: Box::new(Stuck(asked, stuck)) };
         let writer = LogWriter::start(log).unwrap();
         let mut buffer = writer.buffer();
+        buffer.add(&record());
+        buffer.hand_over();
+        writing.recv().unwrap();
         for _ in 0..QUEUE * 2 {
             buffer.add(&record());
             buffer.hand_over();
         }
-        assert!(writer.dropped.load(Relaxed) >= QUEUE as u64 - 1);
+        assert_eq!(writer.dropped.load(Relaxed), QUEUE as u64);
         drop(release);
         drop(buffer);
         writer.finish();
