@@ -203,6 +203,10 @@ fn warnings(file: &ServerFile, apps: &[Arc<AppSpec>]) -> Vec<String> {
             warnings.push(id.problem("describes an app that is not there", mend).to_string());
         }
     }
+    if file.server.console_host.is_some() {
+        warnings
+            .push("`server.console_host` has no effect yet: there is no console without a login".to_owned());
+    }
     for app in apps {
         if !app.access.users.is_empty() || !app.access.groups.is_empty() {
             warnings

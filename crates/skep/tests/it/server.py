@@ -16,7 +16,22 @@ lock = threading.Lock()
 class App(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def echo(self):
+        """Whatever comes after the upgrade goes back as it came."""
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        self.close_connection = True
+        while True:
+            some = self.connection.recv(65536)
+            if not some:
+                return
+            self.connection.sendall(some)
+
     def do_GET(self):
+        if self.headers.get("Upgrade"):
+            return self.echo()
+        self.answer()
+
+    def answer(self):
         global first_answer, served
         query = self.path.partition("?")[2]
         for part in query.split("&"):
@@ -51,7 +66,7 @@ class App(BaseHTTPRequestHandler):
     def do_POST(self):
         length = int(self.headers.get("Content-Length", "0"))
         self.rfile.read(length)
-        self.do_GET()
+        self.answer()
 
     def log_message(self, *arguments):
         pass

@@ -56,6 +56,53 @@ fn upgrades_under_load_lose_no_request() {
 }
 
 #[test]
+fn a_tunnel_lives_on_and_its_seat_stays_taken() {
+    use std::io::{Read, Write};
+    let test = TestApp::with_one("hold = \"wait\"\nidle_timeout = \"500ms\"");
+    // No page, so no seat is kept for it.
+    let pid = test.visitor().fetch("/one/").pid();
+    let mut tunnel = std::net::TcpStream::connect(test.address).unwrap();
+    tunnel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let head = "GET /one/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    tunnel.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tunnel.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", text(&answer));
+    let mut echoes = |said: &[u8; 5]| {
+        // One masked text frame; the app sends it back as it is.
+        let frame = [&[0x81, 0x85, 0, 0, 0, 0], said.as_slice()].concat();
+        tunnel.write_all(&frame).unwrap();
+        let mut heard = vec![0; frame.len()];
+        tunnel.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, frame);
+    };
+    echoes(b"first");
+    let first = test.server_pid();
+    // Two generations later, with the idle timeout over each time.
+    test.ok(&["upgrade"]);
+    echoes(b"again");
+    std::thread::sleep(Duration::from_millis(1200));
+    test.ok(&["upgrade"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    echoes(b"still");
+    assert!(is_alive(first), "the first server holds the tunnel");
+    let rows = test.ps();
+    assert_eq!(
+        (rows.len(), rows[0]["pid"].as_u64(), rows[0]["taken"].as_u64()),
+        (1, Some(pid), Some(1)),
+        "{rows:?}"
+    );
+    drop(tunnel);
+    until("the first server goes with its last tunnel", || (!is_alive(first)).then_some(()));
+    until("and then the idle app, too", || (!is_alive(pid)).then_some(()));
+}
+
+#[test]
 fn a_new_version_that_fails_changes_nothing() {
     let mut test = TestApp::new();
     test.add("one", "hold = \"wait\"");
