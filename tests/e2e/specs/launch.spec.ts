@@ -47,7 +47,7 @@ const it = test.extend<object, { stage: Stage }>({
           `title = "${title}"\ncommand = ["python3", "serve.py", "{port}"]\n`,
         );
       };
-      for (const id of ["plain", "scriptless", "deep", "held"]) publish(id, `Slow ${id}`, SLOW);
+      for (const id of ["plain", "scriptless", "deep", "held", "seen"]) publish(id, `Slow ${id}`, SLOW);
       publish("broken", "Broken", 'import sys\nprint("no honey left", flush=True)\nsys.exit(3)\n');
       const server = await serve(folder);
       await use({
@@ -126,4 +126,25 @@ it("says why an app does not start, and lets the visitor try again", async ({ pa
   await expect(launching(page)).toHaveCount(0);
   await page.screenshot({ path: path.join(SCREENS, "failure-desktop.png") });
   await expect(page.getByRole("button", { name: /try again/i })).toBeVisible();
+});
+
+it("is seen by the command line", async ({ page, stage }) => {
+  const seen = () => {
+    const listed = stage.server.command("ps", "--json");
+    expect(listed.status, listed.stderr).toBe(0);
+    const instances = JSON.parse(listed.stdout) as { id: string; app: string }[];
+    return instances.filter(({ app }) => app === "seen");
+  };
+  stage.go("seen");
+  await page.goto(`${stage.server.url}/seen/`);
+  await expect(page.getByRole("heading", { name: "It answers" })).toBeVisible();
+
+  const [instance, ...others] = seen();
+  expect(others).toEqual([]);
+  expect(instance).toMatchObject({ state: "ready", backend: "process", node: "local", taken: 1 });
+  expect(stage.server.command("logs", "seen").stdout).toContain("counting the bees");
+
+  const stopped = stage.server.command("stop", instance?.id ?? "none");
+  expect(stopped.status, stopped.stderr).toBe(0);
+  await expect.poll(seen, { timeout: 30_000 }).toEqual([]);
 });
