@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::scaled;
 use crate::test_app::{TestApp, is_alive, text, until};
+use crate::web::Kept;
 
 #[test]
 fn upgrades_under_load_lose_no_request() {
@@ -29,6 +30,20 @@ fn upgrades_under_load_lose_no_request() {
                     if !matches!(&answer, Ok(answer) if answer.status == 200) {
                         failed.fetch_add(1, Ordering::Relaxed);
                         println!("{path}: {answer:?}");
+                    }
+                }
+            });
+        }
+        for path in ["/one/", "/site/"] {
+            let (asked, failed, over) = (&asked, &failed, &over);
+            let mut kept = Kept::new(test.address);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let status = kept.get(path);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if !matches!(status, Ok(200)) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("{path} on a kept connection: {status:?}");
                     }
                 }
             });

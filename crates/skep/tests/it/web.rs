@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client: one request per connection, everything visible.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -99,6 +99,48 @@ impl Visitor {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// One connection that is kept as long as the server keeps it, as browsers do.
+pub(crate) struct Kept {
+    address: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Kept {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, stream: None }
+    }
+
+    /// GET; the status. A connection that the server said it closes is opened anew before, never in the middle.
+    pub(crate) fn get(&mut self, path: &str) -> std::io::Result<u16> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => BufReader::new(TcpStream::connect(self.address)?),
+        };
+        stream.get_ref().set_read_timeout(Some(Duration::from_secs(30)))?;
+        write!(stream.get_ref(), "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")?;
+        let (mut status, mut length, mut closes) = (0, 0, false);
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(rest) = line.strip_prefix("http/1.1 ") {
+                status = rest.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
+            } else if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(std::io::Error::other)?;
+            } else if let Some(value) = line.strip_prefix("connection:") {
+                closes = value.trim() == "close";
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        stream.read_exact(&mut vec![0; length])?;
+        self.stream = Some(stream).filter(|_| !closes);
+        Ok(status)
     }
 }
 
