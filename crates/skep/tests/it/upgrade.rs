@@ -12,7 +12,9 @@ use crate::web::Kept;
 fn upgrades_under_load_lose_no_request() {
     let upgrades = scaled(5, 100);
     let mut test = TestApp::new();
-    test.add("one", "hold = \"wait\"\nidle_timeout = \"10m\"");
+    // Every generation keeps the seats it adopts for 30 seconds, also those of visitors without a cookie: a hundred
+    // upgrades in half a minute need room for that.
+    test.add("one", "hold = \"wait\"\nidle_timeout = \"10m\"\nseats = 10000");
     test.write("apps/site/index.html", "<title>Static</title>");
     test.start(&[]);
     let pid = test.visitor().open("/one/").pid();
