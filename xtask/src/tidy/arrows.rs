@@ -38,6 +38,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     for (path, text) in tree.texts() {
         let Some(folder) = path.strip_suffix("/Cargo.toml") else { continue };
         match text.parse::<Table>() {
+            // A workspace of its own, for a tool that needs another compiler (a fuzzer): none of ours builds it.
+            Ok(manifest) if manifest.contains_key("workspace") => {}
             Ok(manifest) => findings.extend(check_manifest(path, folder, &manifest, &root)),
             Err(error) => findings.push(Finding::of_file(path, format!("is no TOML: {}", error.message()))),
         }
@@ -215,6 +217,12 @@ mod tests {
         let lax = manifest.replace("todo = \"warn\"", "todo = \"allow\"");
         let tree = Tree::of([("Cargo.toml", ROOT), ("crates/backends/Cargo.toml", &lax)]);
         assert_eq!(check(&tree).len(), 1);
+    }
+
+    #[test]
+    fn a_workspace_of_its_own_is_left_alone() {
+        let fuzz = "[package]\nname = \"x\"\n[workspace]\n[dependencies]\nlibfuzzer-sys = \"0.4\"\n";
+        assert_eq!(check(&Tree::of([("Cargo.toml", ROOT), ("apps/ballot/fuzz/Cargo.toml", fuzz)])), []);
     }
 
     #[test]
