@@ -1,11 +1,23 @@
 // Starts the real `skep` on a free port with a fresh data folder, and ends it with everything it started.
 
-import { spawn, spawnSync } from "node:child_process";
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
+
+/** What servers said, for whoever looks into a failure. */
+const LOGS = path.join(import.meta.dirname, "out/logs");
 
 export const REPOSITORY = path.resolve(import.meta.dirname, "../..");
 
@@ -16,12 +28,11 @@ const SKEP =
 export interface Server {
   /** `http://127.0.0.1:<port>`, without a slash at its end. */
   url: string;
-  pid: number;
-  dataDir: string;
-  /** What the server wrote on stderr so far. */
-  log(): string;
   /** Runs `skep <words>` against this server's data folder. */
   command(...words: string[]): { status: number | null; stdout: string; stderr: string };
+  /** `kill -9`, then a new server at the same address with the same data. */
+  killAndRestart(): Promise<void>;
+  /** Ends the server and every app, and keeps its log under `out/`. */
   stop(): Promise<void>;
 }
 
@@ -30,53 +41,78 @@ export async function serve(...words: string[]): Promise<Server> {
   const dataDir = mkdtempSync(path.join(tmpdir(), "skep-e2e-"));
   const url = `http://127.0.0.1:${await freePort()}`;
   const logFile = path.join(dataDir, "server.log");
-  const log = openSync(logFile, "a");
-  const child = spawn(
-    SKEP,
-    ["serve", ...words, "--listen", new URL(url).host, "--data-dir", dataDir, "--stop-apps-on-exit"],
-    { cwd: REPOSITORY, stdio: ["ignore", log, log] },
-  );
-  closeSync(log);
-  const ended = new Promise<string>((resolve) => {
-    child.on("error", (error) => {
-      resolve(error.message);
-    });
-    child.on("exit", (code, signal) => {
-      resolve(`ended with ${code ?? signal ?? "nothing"}`);
-    });
-  });
-  const readLog = () => readFileSync(logFile, "utf8");
-
-  const until = Date.now() + 30_000;
-  for (;;) {
-    const answer = await fetch(`${url}/_skep/health/ready`).catch(() => undefined);
-    if (answer?.ok) break;
-    const end = await Promise.race([ended, pause(50).then(() => undefined)]);
-    if (end !== undefined || Date.now() > until) {
-      child.kill("SIGKILL");
-      throw new Error(`skep serve ${end ?? "was not ready after 30 s"}:\n${readLog()}`);
-    }
-  }
-
+  const start = () =>
+    Process.start(
+      ["serve", ...words, "--listen", new URL(url).host, "--data-dir", dataDir, "--stop-apps-on-exit"],
+      logFile,
+      `${url}/_skep/health/ready`,
+    );
+  let server = await start();
   return {
     url,
-    pid: child.pid ?? 0,
-    dataDir,
-    log: readLog,
     command(...args) {
       const run = spawnSync(SKEP, [...args, "--data-dir", dataDir], { encoding: "utf8", timeout: 60_000 });
       return { status: run.status, stdout: run.stdout, stderr: run.stderr };
     },
+    async killAndRestart() {
+      await server.end("SIGKILL");
+      server = await start();
+    },
     async stop() {
-      child.kill("SIGTERM");
-      const end = await Promise.race([ended, pause(60_000).then(() => undefined)]);
-      if (end === undefined) {
-        child.kill("SIGKILL");
-        throw new Error(`skep did not end within a minute of SIGTERM:\n${readLog()}`);
-      }
+      await server.end("SIGTERM");
+      mkdirSync(LOGS, { recursive: true });
+      copyFileSync(logFile, path.join(LOGS, `${path.basename(dataDir)}.log`));
       rmSync(dataDir, { recursive: true, force: true });
     },
   };
+}
+
+/** One run of the program. */
+class Process {
+  private constructor(
+    private readonly child: ChildProcess,
+    /** How it ended, once it has. */
+    private readonly ended: Promise<string>,
+    private readonly logFile: string,
+  ) {}
+
+  /** Answers when `health` does. */
+  static async start(words: string[], logFile: string, health: string): Promise<Process> {
+    const log = openSync(logFile, "a");
+    const child = spawn(SKEP, words, { cwd: REPOSITORY, stdio: ["ignore", log, log] });
+    closeSync(log);
+    const ended = new Promise<string>((resolve) => {
+      child.on("error", (error) => {
+        resolve(error.message);
+      });
+      child.on("exit", (code, signal) => {
+        resolve(`ended with ${code ?? signal ?? "nothing"}`);
+      });
+    });
+    const process = new Process(child, ended, logFile);
+    const until = Date.now() + 30_000;
+    for (;;) {
+      const answer = await fetch(health).catch(() => undefined);
+      if (answer?.ok) return process;
+      const end = await Promise.race([ended, pause(50).then(() => undefined)]);
+      if (end !== undefined || Date.now() > until) {
+        child.kill("SIGKILL");
+        throw new Error(`skep serve ${end ?? "was not ready after 30 s"}:\n${process.log()}`);
+      }
+    }
+  }
+
+  async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+    this.child.kill(signal);
+    const end = await Promise.race([this.ended, pause(60_000).then(() => undefined)]);
+    if (end !== undefined) return;
+    this.child.kill("SIGKILL");
+    throw new Error(`skep did not end within a minute of ${signal}:\n${this.log()}`);
+  }
+
+  private log(): string {
+    return readFileSync(this.logFile, "utf8");
+  }
 }
 
 async function freePort(): Promise<number> {
