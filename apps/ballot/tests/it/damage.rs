@@ -1,5 +1,5 @@
 //! Damaged segments: whatever happens to the bytes, recovery answers with a run of records that were written, from the
-//! first on, or refuses. A bounded stand-in for the fuzz target `log`, on input close to the real thing.
+//! first on, or refuses. Input close to the real thing finds what arbitrary bytes do not.
 
 use std::time::{Duration, Instant};
 
