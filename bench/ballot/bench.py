@@ -143,11 +143,19 @@ class Postgres:
         )
         self.start()
 
+    process = None
+
     def start(self):
-        self.process = self.stage.spawn(
-            [*self.user, self.bin / "postgres", "-D", self.data, "-p", self.port, "-k", "", "-c",
-             "listen_addresses=127.0.0.1"], "postgres", cwd=self.data)
-        until("PostgreSQL answers", lambda: self.ask("postgres", "select 1") == "1")
+        def answers():
+            # Children of a killed server hold its memory for a moment; until then it refuses to start.
+            if self.process is None or self.process.poll() is not None:
+                self.process = self.stage.spawn(
+                    [*self.user, self.bin / "postgres", "-D", self.data, "-p", self.port, "-k", "", "-c",
+                     "listen_addresses=127.0.0.1"], "postgres", cwd=self.data)
+                time.sleep(0.2)
+            return self.ask("postgres", "select 1") == "1"
+
+        until("PostgreSQL answers", answers)
 
     def kill(self):
         self.process.kill()
