@@ -1,6 +1,10 @@
 //! A program for the integration tests: `shim` is what `skep shim` is; `serve` is a server that can be killed.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a part of the tests, though a program of its own")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a part of the tests, though a program of its own"
+)]
 
 mod spec;
 
