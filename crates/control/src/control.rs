@@ -191,6 +191,13 @@ impl Control {
             Purpose::RefusedPage { app, refusal } => self.refusal(&app, &request, request_id, |refused| {
                 ui::refused::refusal_page(refused, &app, &refusal)
             }),
+            Purpose::DeniedPage { app } => {
+                let user = match &principal {
+                    Principal::User { name, .. } => name.as_str(),
+                    _ => "nobody",
+                };
+                self.refusal(&app, &request, request_id, |refused| ui::refused::denied_page(refused, &app, user))
+            }
             Purpose::BrokenPage { app, summary } => self.refusal(&app, &request, request_id, |refused| {
                 ui::refused::broken_page(refused, &app, &summary)
             }),
@@ -371,6 +378,7 @@ fn purpose_name(purpose: &Purpose) -> &'static str {
         Purpose::LaunchFollow { .. } => "launch-follow",
         Purpose::LaunchRetry { .. } => "launch-retry",
         Purpose::RefusedPage { .. } => "refused-page",
+        Purpose::DeniedPage { .. } => "denied-page",
         Purpose::BrokenPage { .. } => "broken-page",
     }
 }

@@ -40,7 +40,7 @@ fn may_open(spec: &AppSpec, principal: &Principal, login: bool) -> bool {
         return true;
     }
     match principal {
-        Principal::Anonymous => false,
+        Principal::Anonymous | Principal::Guest(_) => false,
         Principal::User { name, groups } => {
             let for_all = access.users.is_empty() && access.groups.is_empty();
             for_all

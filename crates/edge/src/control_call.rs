@@ -37,6 +37,8 @@ pub enum Purpose {
     LaunchRetry { app: AppId },
     /// A page load that was refused: an error page with the refusal's status.
     RefusedPage { app: AppId, refusal: Refusal },
+    /// A page load of an app this user may not open: an error page, status 403.
+    DeniedPage { app: AppId },
     /// A page load whose instance broke off before it answered: an error page, status 502.
     BrokenPage { app: AppId, summary: String },
 }

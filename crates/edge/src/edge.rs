@@ -7,13 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use skep_identity::{KeyRing, SeatSealer};
+use skep_identity::{Admission, KeyRing, SeatSealer};
 use skep_launch::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{LogBuffer, LogWriter};
+use crate::admit::Doors;
 use crate::config::{EdgeConfig, ListenSocket, ListenerConfig};
 use crate::control_call::ControlCall;
 use crate::error::EdgeError;
@@ -50,6 +51,23 @@ impl Edge {
         routes: watch::Receiver<Arc<RouteTable>>,
         control: mpsc::Sender<ControlCall>,
     ) -> Result<Self, EdgeError> {
+        // Never changes: nobody has to log in.
+        let (_, open) = watch::channel(Arc::default());
+        Self::start_with_login(config, handle, keys, routes, control, open)
+    }
+
+    /// As [`Edge::start`], with a snapshot of who may come in. Each change of it counts at once, for what is open, too.
+    ///
+    /// # Errors
+    /// When a listening socket, a certificate or a thread cannot be used.
+    pub fn start_with_login(
+        config: EdgeConfig,
+        handle: Handle,
+        keys: &Arc<KeyRing>,
+        routes: watch::Receiver<Arc<RouteTable>>,
+        control: mpsc::Sender<ControlCall>,
+        admission: watch::Receiver<Arc<Admission>>,
+    ) -> Result<Self, EdgeError> {
         if config.listeners.is_empty() {
             return Err(EdgeError::NoListener);
         }
@@ -71,6 +89,7 @@ impl Edge {
             hosts: config.hosts,
             handle,
             seats: SeatSealer::new(keys),
+            doors: Doors::new(keys),
             control,
             budgets: Arc::new(Budgets::default()),
             loops: ports,
@@ -94,7 +113,7 @@ impl Edge {
             let (mine, rest) = listening.into_iter().partition(|(n, _)| n % threads == index);
             listening = rest;
             let sockets: Vec<_> = Vec::into_iter(mine).map(|(_, socket)| socket).collect();
-            edge.spawn(index, orders, sockets, routes.clone())?;
+            edge.spawn(index, orders, sockets, routes.clone(), admission.clone())?;
         }
         Ok(edge)
     }
@@ -105,6 +124,7 @@ impl Edge {
         orders: mpsc::Receiver<Command>,
         sockets: Vec<(Arc<Listener>, ListenSocket)>,
         routes: watch::Receiver<Arc<RouteTable>>,
+        admission: watch::Receiver<Arc<Admission>>,
     ) -> Result<(), EdgeError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -115,7 +135,7 @@ impl Edge {
         let (shared, stop) = (Arc::clone(&self.shared), self.accepting.clone());
         let log = self.log.as_ref().map(LogWriter::buffer);
         let thread = std::thread::Builder::new().name(format!("skep-edge-{index}")).spawn(move || {
-            let run = run_loop(shared, index, orders, sockets, routes, log, stop);
+            let run = run_loop(shared, index, orders, sockets, (routes, admission), log, stop);
             LocalSet::new().block_on(&runtime, run);
             // A file that hangs (a network folder) must not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(100));
@@ -223,15 +243,16 @@ async fn run_loop(
     index: usize,
     mut orders: mpsc::Receiver<Command>,
     sockets: Vec<(Arc<Listener>, ListenSocket)>,
-    routes: watch::Receiver<Arc<RouteTable>>,
+    (routes, admission): (watch::Receiver<Arc<RouteTable>>, watch::Receiver<Arc<Admission>>),
     log: Option<LogBuffer>,
     stop: CancellationToken,
 ) {
-    let worker = Worker::new(shared, index, routes, log);
+    let worker = Worker::new(shared, index, routes, admission, log);
     for (listener, socket) in sockets {
         tokio::task::spawn_local(listen::accept(worker.clone(), listener, socket, stop.clone()));
     }
     let house = tokio::task::spawn_local(worker.clone().keep_house());
+    let doors = tokio::task::spawn_local(worker.clone().keep_doors());
     let stopping = worker.shared.stopping.clone();
     loop {
         tokio::select! {
@@ -249,4 +270,5 @@ async fn run_loop(
         worker.forget_finished();
     }
     house.abort();
+    doors.abort();
 }

@@ -12,6 +12,7 @@ use skep_model::{AppId, InstanceId};
 
 use crate::access_log::Record;
 use crate::conn::ConnState;
+use crate::guard::Guard;
 use crate::worker::Worker;
 
 /// Dropped when the exchange is over, in whichever way; that is when it is logged.
@@ -23,6 +24,8 @@ pub(crate) struct Exchange {
     lease: Option<Lease>,
     /// This one is an open tunnel.
     tunnel: bool,
+    /// The loop ends it when its login does.
+    guarded: bool,
 }
 
 impl Exchange {
@@ -47,7 +50,15 @@ impl Exchange {
             note: None,
         };
         let (worker, conn) = (Rc::clone(worker), Some(Arc::clone(conn)));
-        Box::new(Self { worker, conn, started: Instant::now(), record, lease: None, tunnel: false })
+        Box::new(Self {
+            worker,
+            conn,
+            started: Instant::now(),
+            record,
+            lease: None,
+            tunnel: false,
+            guarded: false,
+        })
     }
 
     pub(crate) fn request_id(&self) -> u64 {
@@ -84,6 +95,19 @@ impl Exchange {
         self.lease.take()
     }
 
+    /// Ends this exchange, whatever it is at then, when the login behind it ends.
+    pub(crate) fn guard(&mut self, guard: Guard) {
+        self.guarded = true;
+        self.worker.guards.borrow_mut().insert(self.record.request_id, guard);
+    }
+
+    /// The exchange goes on in the task that calls this.
+    pub(crate) fn moved_here(&self) {
+        if let Some(guard) = self.worker.guards.borrow_mut().get_mut(&self.record.request_id) {
+            guard.task = tokio::task::try_id();
+        }
+    }
+
     /// From here on the exchange is a tunnel: the connection is no longer hyper's.
     pub(crate) fn become_tunnel(&mut self) {
         self.tunnel = true;
@@ -100,6 +124,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(conn) = &self.conn {
             conn.end();
+        }
+        if self.guarded {
+            self.worker.guards.borrow_mut().remove(&self.record.request_id);
         }
         if self.tunnel {
             self.worker.tunnel_closed();

@@ -9,6 +9,7 @@
 //! [`ControlCall`]s. Absent on purpose: SQL, HTML, ACME, config files.
 
 mod access_log;
+mod admit;
 mod body;
 mod claim;
 mod config;
@@ -19,6 +20,7 @@ mod error;
 mod exchange;
 mod forward;
 mod frames;
+mod guard;
 mod handover;
 mod listen;
 mod meters;

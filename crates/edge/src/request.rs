@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use skep_launch::{Lease, Upstream};
 use skep_model::Principal;
 
+use crate::admit::{self, Admitted};
 use crate::body::{EdgeBody, RequestBody, Source};
 use crate::claim::{self, Claimed};
 use crate::conn::ConnState;
@@ -150,7 +151,23 @@ async fn answer(
     }
 
     // admit
-    admit(conn, &mut visit, &target)?;
+    let cookies = match admit::admit(conn, &mut visit, &target, exchange)? {
+        Admitted::In(cookies) => cookies,
+        Admitted::Answer(response) => return Ok(response),
+        Admitted::Page(purpose) => return Ok(own::call(conn, visit, purpose).await?),
+    };
+    let mut response = admitted(conn, visit, target, exchange).await?;
+    admit::set_cookies(&mut response, cookies);
+    Ok(response)
+}
+
+/// What becomes of a request that may be served.
+async fn admitted(
+    conn: &Rc<Conn>,
+    mut visit: Visit,
+    target: Target,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<Response<EdgeBody>, Stop> {
     let app = match target {
         Target::Live => return Ok(text(StatusCode::OK, "live\n")),
         Target::Ready if conn.worker.shared.is_ready() => return Ok(text(StatusCode::OK, "ready\n")),
@@ -235,33 +252,6 @@ fn find(conn: &Conn, uri: &Uri) -> Target {
     }
 }
 
-fn admit(conn: &Conn, visit: &mut Visit, target: &Target) -> Result<(), Problem> {
-    // Health checks come from orchestrators that know an address only, and learn nothing but a word.
-    if matches!(target, Target::Live | Target::Ready) {
-        return Ok(());
-    }
-    let headers = &visit.parts.headers;
-    visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
-    let retry = headers.contains_key(visit::SKEP_LAUNCH);
-    match target {
-        Target::Own => {
-            visit::check_origin(headers, &visit.host, &[])?;
-            visit::check_unsafe(&visit.parts.method, headers)?;
-        }
-        Target::App(route) if visit.upgrade => {
-            visit::check_origin(headers, &visit.host, &route.spec.allowed_origins)?;
-        }
-        Target::App(_) if retry => {
-            visit::check_origin(headers, &visit.host, &[])?;
-            visit::check_unsafe(&visit.parts.method, headers)?;
-        }
-        _ => {}
-    }
-    // Who is logged in will be told here, from the login cookie; without a login everybody is anonymous.
-    visit.principal = Principal::Anonymous;
-    Ok(())
-}
-
 async fn forward(
     conn: &Rc<Conn>,
     mut visit: Visit,
@@ -286,6 +276,7 @@ async fn forward(
         upgrade: visit.upgrade,
     };
     forward::request_head(&mut visit.parts.headers, &onward);
+    forward::identity::tell(&mut visit.parts.headers, &visit.principal);
     match carry(conn, visit, &upstream, Speaker::App, exchange).await? {
         Ok(mut response) => {
             if let Some(cookie) = cookie {

@@ -36,6 +36,7 @@ pub(crate) struct Opening {
 impl Opening {
     /// Waits for both bare streams and pumps until the tunnel ends. `exchange` is logged then.
     pub(crate) async fn run(self, mut exchange: Box<Exchange>, half_closed: Duration) {
+        exchange.moved_here();
         let (client, upstream) = match (self.client.await, self.upstream.await) {
             (Ok(client), Ok(upstream)) => (client, upstream),
             (Err(error), _) | (_, Err(error)) => {

@@ -2,7 +2,7 @@
 //! lies in [`Shared`].
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -14,16 +14,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::Gauge;
-use skep_identity::SeatSealer;
+use skep_identity::{Admission, SeatSealer};
 use skep_launch::{Handle, Upstream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{LogBuffer, Record};
+use crate::admit::{Doors, now_ms};
 use crate::config::{Cidr, HostRule, Limits};
 use crate::conn::{Accepted, ClientIo, ConnState, PlainIo, TICK, set_tick};
 use crate::control_call::ControlCall;
+use crate::guard::Guard;
 use crate::listen::{Arrival, ArrivingSocket, Listener};
 use crate::meters::Meters;
 use crate::pool::{Budgets, Pool};
@@ -37,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) hosts: HostRule,
     pub(crate) handle: Handle,
     pub(crate) seats: SeatSealer,
+    pub(crate) doors: Doors,
     pub(crate) control: mpsc::Sender<ControlCall>,
     pub(crate) budgets: Arc<Budgets>,
     /// Per loop: its connections, tunnels included, and the way to it.
@@ -112,6 +115,10 @@ pub(crate) struct Worker {
     index: usize,
     routes: RefCell<Arc<RouteTable>>,
     routes_in: RefCell<watch::Receiver<Arc<RouteTable>>>,
+    admission: RefCell<Arc<Admission>>,
+    admission_in: RefCell<watch::Receiver<Arc<Admission>>>,
+    /// What must end when a login does, by request id.
+    pub(crate) guards: RefCell<HashMap<u64, Guard>>,
     connections: RefCell<HashMap<u64, (Arc<ConnState>, AbortHandle)>>,
     tunnels: RefCell<HashMap<u64, AbortHandle>>,
     next_id: Cell<u64>,
@@ -124,10 +131,12 @@ impl Worker {
         shared: Arc<Shared>,
         index: usize,
         routes_in: watch::Receiver<Arc<RouteTable>>,
+        admission_in: watch::Receiver<Arc<Admission>>,
         log: Option<LogBuffer>,
     ) -> Rc<Self> {
         let pool = Rc::new(Pool::new(Arc::clone(&shared.budgets), shared.limits.clone()));
         let routes = Arc::clone(&routes_in.borrow());
+        let admission = Arc::clone(&admission_in.borrow());
         // Unlike those of another loop or an earlier process: the hash keys are random.
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), index);
         Rc::new(Self {
@@ -136,6 +145,9 @@ impl Worker {
             index,
             routes: RefCell::new(routes),
             routes_in: RefCell::new(routes_in),
+            admission: RefCell::new(admission),
+            admission_in: RefCell::new(admission_in),
+            guards: RefCell::default(),
             connections: RefCell::default(),
             tunnels: RefCell::default(),
             next_id: Cell::new(seed),
@@ -152,6 +164,54 @@ impl Worker {
         }
         drop(routes_in);
         self.routes.borrow()
+    }
+
+    /// The newest snapshot of who may come in.
+    pub(crate) fn admission(&self) -> Ref<'_, Arc<Admission>> {
+        let mut admission_in = self.admission_in.borrow_mut();
+        if admission_in.has_changed().unwrap_or(false) {
+            *self.admission.borrow_mut() = Arc::clone(&admission_in.borrow_and_update());
+        }
+        drop(admission_in);
+        self.admission.borrow()
+    }
+
+    /// Ends what the newest snapshots do not allow any more, for as long as the loop runs.
+    pub(crate) async fn keep_doors(self: Rc<Self>) {
+        let (mut admission, mut routes) =
+            (self.admission_in.borrow().clone(), self.routes_in.borrow().clone());
+        loop {
+            let more = tokio::select! {
+                changed = admission.changed() => changed.is_ok(),
+                changed = routes.changed() => changed.is_ok(),
+                // Logins end by themselves, too.
+                () = tokio::time::sleep(Duration::from_secs(30)) => true,
+            };
+            self.end_unwelcome();
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn end_unwelcome(&self) {
+        let (admission, routes) = (Arc::clone(&self.admission()), Arc::clone(&self.routes()));
+        let now_ms = now_ms();
+        let guards = self.guards.borrow();
+        let over = guards.values().filter(|guard| !guard.holds(&admission, &routes, now_ms));
+        let over: HashSet<tokio::task::Id> = over.filter_map(|guard| guard.task).collect();
+        drop(guards);
+        if over.is_empty() {
+            return;
+        }
+        tracing::info!(count = over.len(), "closing what is not allowed any more");
+        let connections = self.connections.borrow();
+        let tunnels = self.tunnels.borrow();
+        for task in connections.values().map(|(_, task)| task).chain(tunnels.values()) {
+            if over.contains(&task.id()) {
+                task.abort();
+            }
+        }
     }
 
     pub(crate) fn next_request_id(&self) -> u64 {

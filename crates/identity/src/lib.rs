@@ -13,6 +13,7 @@
 
 pub mod admission;
 pub mod cookies;
+mod guest;
 mod keyring;
 mod local;
 mod permission;
@@ -24,6 +25,7 @@ pub mod throttle;
 
 pub use admission::{Admission, Admitted, Person};
 pub use cookies::{GUEST_COOKIE, LoginCookie};
+pub use guest::GuestSealer;
 pub use keyring::{IdentityError, KeyRing, MAX_KEYS, Sealer};
 pub use local::{MAX_PASSWORD, MIN_PASSWORD, Passwords, Verdict, WeakPassword, check_choice, cores};
 pub use permission::{Permission, Permissions, Role};

@@ -162,6 +162,23 @@ impl fmt::Debug for SeatId {
     }
 }
 
+/// One browser without a login. Random, 128 bits; travels only inside a sealed cookie.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GuestId(pub u128);
+
+impl fmt::Display for GuestId {
+    // Enough to tell guests apart in a list, too little to pose as one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guest-{:08x}", self.0 >> 96)
+    }
+}
+
+impl fmt::Debug for GuestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

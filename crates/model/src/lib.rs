@@ -15,6 +15,6 @@ pub use app::{
 };
 pub use event::{Event, EventKind};
 pub use framework::{Framework, Prefix};
-pub use ids::{AppId, BadId, BadInstanceId, InstanceId, SeatId};
+pub use ids::{AppId, BadId, BadInstanceId, GuestId, InstanceId, SeatId};
 pub use principal::{Principal, UserName};
 pub use secret::Secret;

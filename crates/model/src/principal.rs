@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::GuestId;
+
 /// A user's login name: 1 to 128 visible characters, no control characters, no white space at its ends.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -64,6 +66,8 @@ impl fmt::Debug for UserName {
 pub enum Principal {
     /// No login is configured, or the app is open to anyone and nobody is logged in.
     Anonymous,
+    /// As `Anonymous`, told apart from others by a cookie of its own: for apps that run one instance per visitor.
+    Guest(GuestId),
     /// A logged-in user and the groups the policy knows.
     User { name: UserName, groups: Vec<String> },
 }

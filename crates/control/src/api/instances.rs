@@ -52,6 +52,7 @@ impl InstanceRow {
     fn new(view: InstanceView, stats: Option<Stats>) -> Self {
         let user = match view.owner {
             Some(Principal::User { name, .. }) => Some(name.to_string()),
+            Some(Principal::Guest(id)) => Some(id.to_string()),
             Some(Principal::Anonymous) | None => None,
         };
         Self {

@@ -26,6 +26,8 @@ enum Next {
     Retry,
     /// Load the page again; it also does so by itself after these seconds.
     Reload(Option<u32>),
+    /// Log in as somebody else.
+    Account,
     Nothing,
 }
 
@@ -58,6 +60,19 @@ pub(crate) fn broken_page(refused: &Refused<'_>, app: &AppId, summary: &str) -> 
         retry_after_seconds: None,
     };
     page(refused, app, &words, Some(summary), &[])
+}
+
+/// A page load of an app that is not for this user.
+pub(crate) fn denied_page(refused: &Refused<'_>, app: &AppId, user: &str) -> Page {
+    let words = Words {
+        status: StatusCode::FORBIDDEN,
+        eyebrow: "Not for everybody",
+        says: format!("You are logged in as {user}, and this app is not open to you."),
+        hint: "Ask whoever looks after it to let you in, or log in as somebody else.",
+        next: Next::Account,
+        retry_after_seconds: None,
+    };
+    page(refused, app, &words, None, &[])
 }
 
 fn words(refusal: &Refusal) -> Words {
@@ -187,6 +202,9 @@ fn actions(html: &mut Html, refused: &Refused<'_>, words: &Words) {
         }
         (Next::Reload(_) | Next::Retry, _) => {
             html.raw("<a class=\"button\" href=\"").text(refused.target).raw("\">Try again</a>");
+        }
+        (Next::Account, _) => {
+            html.raw("<a class=\"button\" href=\"/_skep/account\">Your account</a>");
         }
         (Next::Nothing, _) => {}
     }

@@ -4,6 +4,8 @@
 //! The two `*_head` functions are pure. What an app sees of `X-Forwarded-*` and of identity headers is what the edge
 //! says; what a client says of them never passes (a trusted proxy's word counts for `X-Forwarded-*`).
 
+pub(crate) mod identity;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use crate::sanitize::connection_options;
 use crate::sanitize::host::Authority;
 
 /// Cookies that are ours: they never reach an app, and an app cannot set them.
-const OUR_COOKIES: [&str; 3] = ["skep-seat", "__Host-skep", "skep"];
+const OUR_COOKIES: [&str; 4] = ["skep-seat", "__Host-skep", "skep", "skep-guest"];
 
 /// Hop-by-hop fields, and those we answer for ourselves.
 const DROPPED: [&str; 22] = [

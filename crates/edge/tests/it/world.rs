@@ -308,6 +308,7 @@ async fn answer_calls(
             Purpose::LaunchFollow { app, .. } => format!("launch-follow {app}"),
             Purpose::LaunchRetry { app } => format!("launch-retry {app}"),
             Purpose::RefusedPage { app, refusal } => format!("refused-page {app} {}", refusal.code()),
+            Purpose::DeniedPage { app } => format!("denied-page {app}"),
             Purpose::BrokenPage { app, .. } => format!("broken-page {app}"),
         };
         let (parts, body) = call.request.into_parts();
@@ -315,6 +316,7 @@ async fn answer_calls(
         seen.lock().push(line.clone());
         let status = match call.purpose {
             Purpose::LaunchPage { .. } => 503,
+            Purpose::DeniedPage { .. } => 403,
             Purpose::BrokenPage { .. } => 502,
             _ => 200,
         };

@@ -266,7 +266,7 @@ impl App {
 
 pub(crate) fn login(principal: &Principal) -> Option<String> {
     match principal {
-        Principal::Anonymous => None,
+        Principal::Anonymous | Principal::Guest(_) => None,
         Principal::User { name, .. } => Some(name.as_str().to_owned()),
     }
 }

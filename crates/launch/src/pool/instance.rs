@@ -1,6 +1,6 @@
 //! One instance, a seat on it, a place in the line: the nouns of the pool and their own arithmetic.
 
-use skep_model::{InstanceId, Principal, Revision, SeatId, UserName};
+use skep_model::{GuestId, InstanceId, Principal, Revision, SeatId, UserName};
 
 use super::time::Moment;
 use super::{GrantId, Ticket};
@@ -85,6 +85,7 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owner {
     Anonymous,
+    Guest(GuestId),
     User(UserName),
 }
 
@@ -92,6 +93,7 @@ impl Owner {
     pub(crate) fn of(principal: &Principal) -> Self {
         match principal {
             Principal::Anonymous => Self::Anonymous,
+            Principal::Guest(id) => Self::Guest(*id),
             Principal::User { name, .. } => Self::User(name.clone()),
         }
     }
@@ -99,6 +101,7 @@ impl Owner {
     pub(crate) fn is(&self, principal: &Principal) -> bool {
         match (self, principal) {
             (Self::Anonymous, Principal::Anonymous) => true,
+            (Self::Guest(own), Principal::Guest(id)) => own == id,
             (Self::User(own), Principal::User { name, .. }) => own == name,
             _ => false,
         }

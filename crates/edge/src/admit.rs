@@ -1,0 +1,190 @@
+//! The admit phase: may this request be served, who asks, and may they have this app?
+//!
+//! A visitor without the right to an app gets the login page when a login may help, else a refusal. Nothing here waits:
+//! the login cookie and the newest snapshot of users and grants say everything.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
+use http::{HeaderValue, Method, Response, StatusCode};
+use skep_identity::cookies::{GUEST_COOKIE, login_path};
+use skep_identity::{Admission, Decision, GuestSealer, KeyRing, LoginCookie, Session, SessionSealer, WhyNot};
+use skep_model::{AppSpec, Principal};
+
+use crate::body::EdgeBody;
+use crate::control_call::Purpose;
+use crate::exchange::Exchange;
+use crate::guard::Guard;
+use crate::problem::Problem;
+use crate::request::{Conn, Target, Visit};
+use crate::visit;
+
+/// The keys of the cookies that say who somebody is.
+pub(crate) struct Doors {
+    sessions: SessionSealer,
+    guests: GuestSealer,
+}
+
+impl Doors {
+    pub(crate) fn new(keys: &KeyRing) -> Self {
+        Self { sessions: SessionSealer::new(keys), guests: GuestSealer::new(keys) }
+    }
+}
+
+/// What becomes of the request.
+pub(crate) enum Admitted {
+    /// It is served; these cookies go with the answer.
+    In(Vec<HeaderValue>),
+    Answer(Response<EdgeBody>),
+    Page(Purpose),
+}
+
+/// Says who asks (in `visit.principal`) and whether they may.
+///
+/// # Errors
+/// The refusal.
+pub(crate) fn admit(
+    conn: &Conn,
+    visit: &mut Visit,
+    target: &Target,
+    exchange: &mut Option<Box<Exchange>>,
+) -> Result<Admitted, Problem> {
+    // Health checks come from orchestrators that know an address only, and learn nothing but a word.
+    if matches!(target, Target::Live | Target::Ready) {
+        return Ok(Admitted::In(Vec::new()));
+    }
+    let headers = &visit.parts.headers;
+    visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
+    let admission = conn.worker.admission();
+    let mut cookies = Vec::new();
+    let session = logged_in(conn, visit, &admission, &mut cookies);
+    check_site(visit, target, session.is_some())?;
+    let app = match target {
+        Target::App(route) | Target::Site(route) => Some(&route.spec),
+        _ => None,
+    };
+    if let Some(app) = app {
+        match admission.may_open(&visit.principal, app) {
+            Decision::Allowed(_) => {}
+            Decision::Refused(why) => return refuse(visit, app, why),
+        }
+        if app.per_user && visit.principal == Principal::Anonymous {
+            welcome(conn, visit, &mut cookies);
+        }
+    }
+    // Where nobody logs in, nothing can be taken away.
+    if admission.policy.login()
+        && (app.is_some() || session.is_some())
+        && let Some(exchange) = exchange
+    {
+        exchange.guard(Guard { session, app: app.map(Arc::clone), task: tokio::task::try_id() });
+    }
+    Ok(Admitted::In(cookies))
+}
+
+/// Adds the cookies of the admit phase to an answer, unless the answer speaks for itself: a logout must not be undone.
+pub(crate) fn set_cookies(response: &mut Response<EdgeBody>, cookies: Vec<HeaderValue>) {
+    for cookie in cookies {
+        let name_of =
+            |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+        let said = response.headers().get_all(SET_COOKIE).iter().any(|own| name_of(own) == name_of(&cookie));
+        if !said {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+    }
+}
+
+/// The login the visit bears, if it counts. A cookie half way to its end is renewed.
+fn logged_in(
+    conn: &Conn,
+    visit: &mut Visit,
+    admission: &Admission,
+    cookies: &mut Vec<HeaderValue>,
+) -> Option<Session> {
+    let kind = LoginCookie::fitting(visit.client.https, visit.host.host(), admission.insecure_http)?;
+    let sealer = &conn.worker.shared.doors.sessions;
+    let now_ms = now_ms();
+    let values = visit::cookies(&visit.parts.headers, kind.name());
+    let admitted = admission.admit(sealer, kind, values, now_ms)?;
+    visit.principal = admitted.principal;
+    if let Some(renewed) = admitted.renewed {
+        match sealer.seal(kind, &renewed) {
+            Ok(sealed) => {
+                let cookie = kind.set(&sealed, renewed.max_age_s(now_ms));
+                cookies.extend(HeaderValue::try_from(cookie).ok());
+            }
+            Err(error) => tracing::warn!(%error, "a login could not be prolonged"),
+        }
+    }
+    Some(admitted.session)
+}
+
+/// Requests that another site's page made the browser send.
+fn check_site(visit: &Visit, target: &Target, by_cookie: bool) -> Result<(), Problem> {
+    let headers = &visit.parts.headers;
+    let launch = headers.contains_key(visit::SKEP_LAUNCH);
+    let safe = matches!(visit.parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    match target {
+        Target::Own => {
+            visit::check_origin(headers, &visit.host, &[])?;
+            visit::check_unsafe(&visit.parts.method, headers)
+        }
+        Target::App(_) if launch => {
+            visit::check_origin(headers, &visit.host, &[])?;
+            visit::check_unsafe(&visit.parts.method, headers)
+        }
+        Target::App(route) | Target::Site(route) if visit.upgrade || (by_cookie && !safe) => {
+            visit::check_origin(headers, &visit.host, &route.spec.allowed_origins)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem> {
+    match why {
+        WhyNot::LogIn if visit.navigation => {
+            let target = visit.parts.uri.path_and_query().map_or("/", |target| target.as_str());
+            Ok(Admitted::Answer(see_other(&login_path(target))))
+        }
+        WhyNot::LogIn => {
+            let detail = "this app is for people who are logged in; log in at /_skep/login";
+            Err(Problem::new(401, "login-required", detail))
+        }
+        _ if visit.navigation => Ok(Admitted::Page(Purpose::DeniedPage { app: app.id.clone() })),
+        _ => Err(Problem::new(403, "not-allowed", "this app is not for the user who is logged in")),
+    }
+}
+
+/// Tells one visitor without a login from another. Only page loads get an identity: whoever keeps no cookies would get a
+/// new one, and a new instance, with every request.
+fn welcome(conn: &Conn, visit: &mut Visit, cookies: &mut Vec<HeaderValue>) {
+    let sealer = &conn.worker.shared.doors.guests;
+    let mut known = visit::cookies(&visit.parts.headers, GUEST_COOKIE).take(4);
+    if let Some(id) = known.find_map(|value| sealer.open(value)) {
+        visit.principal = Principal::Guest(id);
+    } else if visit.navigation {
+        match sealer.welcome(visit.client.https) {
+            Ok((id, cookie)) => {
+                visit.principal = Principal::Guest(id);
+                cookies.extend(HeaderValue::try_from(cookie).ok());
+            }
+            Err(error) => tracing::warn!(%error, "a visitor gets no identity"),
+        }
+    }
+}
+
+fn see_other(location: &str) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::empty());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(crate) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
