@@ -6,6 +6,7 @@ mod instances;
 mod logs;
 mod problem;
 mod server;
+mod users;
 
 use axum::Router;
 use axum::http::{HeaderValue, header};
@@ -14,6 +15,9 @@ use axum::routing::{get, post};
 
 pub(crate) use problem::Problem;
 pub use server::ServerOrder;
+
+use skep_identity::{Object, Permission};
+use skep_model::{AppId, AppSpec};
 
 use crate::control::Control;
 use crate::rights::Caller;
@@ -40,6 +44,7 @@ pub(crate) fn routes() -> Router<Control> {
         .route("/server/upgrade", post(server::upgrade))
         .route("/server/reload", post(server::reload))
         .route("/events", get(events::list))
+        .merge(users::routes())
 }
 
 async fn openapi() -> Response {
@@ -50,9 +55,22 @@ async fn openapi() -> Response {
     (headers, OPENAPI).into_response()
 }
 
-/// For everything that is not the mere use of apps.
+/// For what only the server's own administrator does, at the machine.
 fn operators_only(caller: &Caller) -> Result<(), Problem> {
     if caller.is_operator() { Ok(()) } else { Err(Problem::operators_only()) }
+}
+
+/// For what concerns the running of one app.
+fn manage_app(caller: &Caller, spec: &AppSpec) -> Result<(), Problem> {
+    caller.demand(Permission::AppsManage, Object::App { id: &spec.id, access: &spec.access })
+}
+
+/// For what concerns an instance, whose app may not be published any more.
+fn manage_instance(control: &Control, caller: &Caller, app: &AppId) -> Result<(), Problem> {
+    match control.app(app) {
+        Some(spec) => manage_app(caller, &spec),
+        None => caller.demand(Permission::AppsManage, Object::Everything),
+    }
 }
 
 /// Whether a request prefers a media type by naming it.

@@ -11,17 +11,20 @@ use futures_util::stream::BoxStream;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use skep_edge::{Client, ControlCall, Purpose, ReplyBody};
+use skep_identity::Admission;
 use skep_launch::{Backend, BackendError, Handle, LogQuery};
 use skep_model::{AppId, AppSpec, Event, InstanceId, Mount, Principal, SeatId};
-use skep_store::{Journal, Store};
+use skep_store::{Journal, Store, StoreError};
 use skep_telemetry::Exposition;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 
 use crate::api::ServerOrder;
+use crate::login::{Login, LoginDeps};
 use crate::reconcile::record::{self, RecordState};
 use crate::rights::{Caller, Rights};
+use crate::roster::Roster;
 use crate::streams::Streams;
 use crate::ui::launch::LaunchView;
 use crate::ui::page::Page;
@@ -52,8 +55,6 @@ pub struct ControlConfig {
     pub site: String,
     /// Whether visitors see what a starting or failed app wrote. For loopback without a login.
     pub show_logs: bool,
-    /// Whether a login is configured. Without one, everybody uses every app.
-    pub login: bool,
     /// How long the journal is kept.
     pub journal_age: Duration,
     /// How many records of it are kept at most.
@@ -65,7 +66,6 @@ impl Default for ControlConfig {
         Self {
             site: "Apps".to_owned(),
             show_logs: false,
-            login: false,
             journal_age: Duration::from_secs(365 * 24 * 3600),
             journal_records: 1_000_000,
         }
@@ -78,6 +78,7 @@ pub struct Control(Arc<Inner>);
 
 struct Inner {
     deps: Deps,
+    login: Login,
     record: watch::Sender<RecordState>,
     streams: Streams,
     seen: Mutex<Seen>,
@@ -92,13 +93,47 @@ struct Seen {
 }
 
 impl Control {
+    /// Without a login: everybody uses every app.
     pub fn new(deps: Deps) -> Self {
+        Self::build(deps, None)
+    }
+
+    /// With a login for local users. Nobody is anybody until [`Control::read_users`] has been called.
+    pub fn with_login(deps: Deps, login: LoginDeps) -> Self {
+        Self::build(deps, Some(login))
+    }
+
+    fn build(deps: Deps, login: Option<LoginDeps>) -> Self {
         Self(Arc::new(Inner {
+            login: Login::new(Roster::new(deps.store.people()), login),
             deps,
             record: watch::Sender::default(),
             streams: Streams::default(),
             seen: Mutex::default(),
         }))
+    }
+
+    /// Who may come in, as the edge needs it. Changes with every change of users, groups and grants.
+    pub fn admission(&self) -> watch::Receiver<Arc<Admission>> {
+        self.0.login.subscribe()
+    }
+
+    /// Reads the users, so that the first request is admitted rightly.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn read_users(&self) -> Result<(), StoreError> {
+        self.0.login.refresh().await
+    }
+
+    /// Follows changes of the users made elsewhere, and forgets what has run out. Ends at once without a login.
+    pub async fn keep_users(self) {
+        self.0.login.keep().await;
+    }
+
+    /// The users, for the first administrator's link.
+    pub fn roster(&self) -> &Roster {
+        &self.0.login.roster
     }
 
     /// Answers the edge's calls, a bounded number at a time, until the edge is gone.
@@ -173,11 +208,10 @@ impl Control {
         client: Client,
         principal: Principal,
     ) -> Response<Body> {
-        let login = self.0.deps.config.login;
         let request_id = client.request_id;
         match purpose {
             Purpose::Own => {
-                let rights = Rights::Visitor { principal, login };
+                let rights = Rights::Visitor { principal, admission: self.0.login.admission() };
                 request.extensions_mut().insert(Caller { rights, request_id });
                 request.extensions_mut().insert(client);
                 own.oneshot(request).await.unwrap_or_else(|never| match never {})
@@ -196,7 +230,9 @@ impl Control {
                     Principal::User { name, .. } => name.as_str(),
                     _ => "nobody",
                 };
-                self.refusal(&app, &request, request_id, |refused| ui::refused::denied_page(refused, &app, user))
+                self.refusal(&app, &request, request_id, |refused| {
+                    ui::refused::denied_page(refused, &app, user)
+                })
             }
             Purpose::BrokenPage { app, summary } => self.refusal(&app, &request, request_id, |refused| {
                 ui::refused::broken_page(refused, &app, &summary)
@@ -251,6 +287,10 @@ impl Control {
 impl Control {
     pub(crate) fn handle(&self) -> &Handle {
         &self.0.deps.handle
+    }
+
+    pub(crate) fn login(&self) -> &Login {
+        &self.0.login
     }
 
     pub(crate) fn config(&self) -> &ControlConfig {

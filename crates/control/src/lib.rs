@@ -10,11 +10,15 @@ mod api;
 mod control;
 mod follow;
 mod health;
+mod login;
 mod reconcile;
 mod rights;
+mod roster;
 mod router;
 mod streams;
 mod ui;
 
 pub use api::ServerOrder;
 pub use control::{Control, ControlConfig, Deps};
+pub use login::{LoginConfig, LoginDeps};
+pub use roster::{Invitation, Newcomer, Roster, RosterError, UserView};

@@ -1,7 +1,12 @@
 //! What a caller may do.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, header};
-use skep_model::{AppSpec, Principal};
+use skep_identity::{Admission, Decision, Object, Permission, Permissions, WhyNot};
+use skep_model::{AppSpec, Principal, UserName};
+
+use crate::api::Problem;
 
 /// Who calls, as established before any handler runs.
 #[derive(Debug, Clone)]
@@ -15,7 +20,7 @@ pub(crate) enum Rights {
     /// Through the control socket or the admin listener: everything.
     Operator,
     /// Through the edge.
-    Visitor { principal: Principal, login: bool },
+    Visitor { principal: Principal, admission: Arc<Admission> },
 }
 
 impl Caller {
@@ -23,29 +28,47 @@ impl Caller {
         matches!(self.rights, Rights::Operator)
     }
 
+    /// The user who is logged in.
+    pub(crate) fn user(&self) -> Option<&UserName> {
+        match &self.rights {
+            Rights::Visitor { principal: Principal::User { name, .. }, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether the caller may open (and see) an app.
     pub(crate) fn may_open(&self, spec: &AppSpec) -> bool {
         match &self.rights {
             Rights::Operator => true,
-            Rights::Visitor { principal, login } => may_open(spec, principal, *login),
+            Rights::Visitor { principal, admission } => admission.may_open(principal, spec).is_allowed(),
         }
     }
-}
 
-/// Without a login configured everybody uses everything; with one, an app whose access names nobody is for all users
-/// who are logged in.
-fn may_open(spec: &AppSpec, principal: &Principal, login: bool) -> bool {
-    let access = &spec.access;
-    if !login || access.anyone {
-        return true;
+    pub(crate) fn may(&self, what: Permission, on: Object<'_>) -> bool {
+        self.demand(what, on).is_ok()
     }
-    match principal {
-        Principal::Anonymous | Principal::Guest(_) => false,
-        Principal::User { name, groups } => {
-            let for_all = access.users.is_empty() && access.groups.is_empty();
-            for_all
-                || access.users.iter().any(|user| user == name.as_str())
-                || access.groups.iter().any(|group| groups.contains(group))
+
+    pub(crate) fn may_manage(&self, spec: &AppSpec) -> bool {
+        self.may(Permission::AppsManage, Object::App { id: &spec.id, access: &spec.access })
+    }
+
+    /// # Errors
+    /// The refusal, when the caller may not.
+    pub(crate) fn demand(&self, what: Permission, on: Object<'_>) -> Result<(), Problem> {
+        let Rights::Visitor { principal, admission } = &self.rights else { return Ok(()) };
+        match admission.policy.may(principal, what, on) {
+            Decision::Allowed(_) => Ok(()),
+            Decision::Refused(WhyNot::NoLoginConfigured) => Err(Problem::operators_only()),
+            Decision::Refused(WhyNot::LogIn) => Err(Problem::login_required()),
+            Decision::Refused(WhyNot::NotGranted) => Err(Problem::not_allowed(what.name())),
+        }
+    }
+
+    /// What the caller may do to everything.
+    pub(crate) fn permissions(&self) -> Permissions {
+        match &self.rights {
+            Rights::Operator => Permissions::all(),
+            Rights::Visitor { principal, admission } => admission.policy.permissions(principal),
         }
     }
 }

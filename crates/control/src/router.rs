@@ -18,8 +18,8 @@ use skep_model::AppSpec;
 use crate::api::{self, Problem};
 use crate::control::{Control, now_ms};
 use crate::rights::{Caller, Rights, same_site};
-use crate::ui::portal::PortalView;
-use crate::{health, ui};
+use crate::ui::portal::{PortalView, Visitor};
+use crate::{health, login, ui};
 
 /// Bytes of a request's body that are read at most; our largest is a form with one address in it.
 const MAX_BODY: usize = 64 * 1024;
@@ -36,6 +36,7 @@ pub(crate) fn visitors(control: Control) -> Router {
         .route("/_skep/icons/{app}", get(icon))
         .route("/_skep/health/live", get(health::live))
         .route("/_skep/health/ready", get(health::ready))
+        .merge(login::forms::routes())
         .nest("/_skep/api/v1", api::routes())
         .fallback(nothing_here)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -94,7 +95,16 @@ async fn portal(
 ) -> Response<Body> {
     let query: String = query.map(|Query(search)| search.q).unwrap_or_default().chars().take(200).collect();
     let running = control.running();
-    let view = PortalView { site: &control.config().site, query: query.trim(), running: &running };
+    let visitor = match caller.user() {
+        Some(user) => Visitor::User(user.as_str()),
+        None if control.login().is_on() => Visitor::LoggedOut,
+        None => Visitor::Anybody,
+    };
+    // Whoever could see nothing without a login wants to log in.
+    if visitor == Visitor::LoggedOut && !control.handle().apps().iter().any(|spec| caller.may_open(spec)) {
+        return login::forms::see_other("/_skep/login", None);
+    }
+    let view = PortalView { site: &control.config().site, query: query.trim(), running: &running, visitor };
     control.cards().page(&view, |spec| caller.may_open(spec)).respond()
 }
 

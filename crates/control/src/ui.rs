@@ -6,6 +6,7 @@ pub(crate) mod assets;
 pub(crate) mod html;
 pub(crate) mod icon;
 pub(crate) mod launch;
+pub(crate) mod login;
 pub(crate) mod page;
 pub(crate) mod portal;
 pub(crate) mod refused;

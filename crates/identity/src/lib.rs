@@ -22,6 +22,7 @@ mod seat;
 mod session;
 mod subkey;
 pub mod throttle;
+mod token;
 
 pub use admission::{Admission, Admitted, Person};
 pub use cookies::{GUEST_COOKIE, LoginCookie};
@@ -33,3 +34,4 @@ pub use policy::{Decision, Gives, Grant, Grantee, Object, Policy, Scope, Why, Wh
 pub use seat::{SEAT_COOKIE, SeatCookie, SeatSealer};
 pub use session::{Opened, Session, SessionId, SessionRules, SessionSealer};
 pub use throttle::{Throttle, ThrottleRules};
+pub use token::LinkToken;

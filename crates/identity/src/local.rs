@@ -4,7 +4,7 @@
 //! clear; a hash made with weaker settings is replaced at the next good login. Absent on purpose: users, sessions,
 //! throttling (see [`crate::throttle`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
@@ -48,23 +48,19 @@ pub enum Verdict {
 pub struct Passwords {
     turns: Arc<Semaphore>,
     line: Arc<Semaphore>,
-    /// Checked against when there is no such user, so that the answer takes as long.
-    decoy: Arc<str>,
+    /// Checked against when there is no such user, so that the answer takes as long. Made when first needed.
+    decoy: Arc<OnceLock<String>>,
 }
 
 impl Passwords {
     /// `cores`: hashes computed at a time; each takes 19 MiB.
-    ///
-    /// # Errors
-    /// When the operating system gives no random numbers.
-    pub fn new(cores: usize) -> Result<Self, IdentityError> {
+    pub fn new(cores: usize) -> Self {
         let cores = cores.max(1);
-        let nobody: [u8; 32] = random()?;
-        Ok(Self {
+        Self {
             turns: Arc::new(Semaphore::new(cores)),
             line: Arc::new(Semaphore::new(cores * WAITING_PER_CORE)),
-            decoy: hash(&nobody)?.into(),
-        })
+            decoy: Arc::default(),
+        }
     }
 
     /// Checks a password against a stored hash; without one (no such user) it takes as long and is wrong.
@@ -75,7 +71,7 @@ impl Passwords {
         let known = stored.is_some();
         let decoy = Arc::clone(&self.decoy);
         let work = move || {
-            let stored = stored.as_deref().unwrap_or(&decoy);
+            let stored = stored.as_deref().unwrap_or_else(|| decoy.get_or_init(decoy_hash));
             let right = verify(stored, password.expose());
             let stale = right && known && is_stale(stored);
             let rehash = if stale { hash(normal(password.expose()).as_bytes()).ok() } else { None };
@@ -125,6 +121,11 @@ fn hash(password: &[u8]) -> Result<String, IdentityError> {
         .hash_password_with_salt(password, &salt)
         .map_err(|error| IdentityError::Hash(error.to_string()))?;
     Ok(hashed.to_string())
+}
+
+/// Of a password nobody knows.
+fn decoy_hash() -> String {
+    random::<32>().and_then(|nobody| hash(&nobody)).unwrap_or_default()
 }
 
 fn verify(stored: &str, password: &str) -> bool {
@@ -252,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_right_wrong_or_nobodys() {
-        let passwords = Passwords::new(2).unwrap();
+        let passwords = Passwords::new(2);
         let stored = passwords.hash(secret("plum tree in June")).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
         let right = passwords.check(Some(stored.clone()), secret("plum tree in June")).await;
@@ -267,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn accents_are_the_same_however_they_were_typed() {
-        let passwords = Passwords::new(1).unwrap();
+        let passwords = Passwords::new(1);
         let stored = passwords.hash(secret("caf\u{e9} au lait")).await.unwrap();
         let typed = passwords.check(Some(stored), secret("cafe\u{301} au lait")).await;
         assert_eq!(typed, Verdict::Right { rehash: None });
@@ -278,7 +279,7 @@ mod tests {
         let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap());
         let salt = [7_u8; 16];
         let old: PasswordHash = weak.hash_password_with_salt(b"plum tree in June", &salt).unwrap();
-        let passwords = Passwords::new(1).unwrap();
+        let passwords = Passwords::new(1);
         let verdict = passwords.check(Some(old.to_string()), secret("plum tree in June")).await;
         let Verdict::Right { rehash: Some(new) } = verdict else { panic!("{verdict:?}") };
         let again = passwords.check(Some(new), secret("plum tree in June")).await;
@@ -288,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_waits_in_a_bounded_line() {
-        let passwords = Passwords::new(1).unwrap();
+        let passwords = Passwords::new(1);
         let many: Vec<_> = (0..WAITING_PER_CORE + 40)
             .map(|_| {
                 let passwords = passwords.clone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use skep_model::UserName;
 
 use crate::cookies::LoginCookie;
-use crate::keyring::{IdentityError, KeyRing, Sealer};
+use crate::keyring::{IdentityError, KeyRing, Sealer, random};
 
 const VERSION: u8 = 1;
 const STAY: u8 = 1;
@@ -36,6 +36,12 @@ impl fmt::Debug for SessionId {
 }
 
 impl SessionId {
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn random() -> Result<Self, IdentityError> {
+        Ok(Self(u128::from_be_bytes(random()?)))
+    }
+
     /// As written by `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));

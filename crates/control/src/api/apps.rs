@@ -6,11 +6,12 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
+use skep_identity::{Object, Permission};
 use skep_launch::{InstancePhase, InstanceView, StopTarget};
 use skep_model::{AppSpec, Framework};
 
 use super::instances::{Stopped, restart_target, stop_target};
-use super::{Problem, operators_only};
+use super::{Problem, manage_app};
 use crate::control::Control;
 use crate::rights::Caller;
 
@@ -65,6 +66,22 @@ pub(super) fn find(control: &Control, caller: &Caller, id: &str) -> Result<Arc<A
     known.ok_or_else(|| Problem::unknown_app(id))
 }
 
+/// An app the caller may stop and restart. Whoever may not even see it learns nothing of it.
+pub(super) fn manageable(control: &Control, caller: &Caller, id: &str) -> Result<Arc<AppSpec>, Problem> {
+    let known = id.parse().ok().and_then(|id| control.app(&id));
+    match known {
+        Some(spec) if caller.may_open(&spec) || caller.may_manage(&spec) => {
+            manage_app(caller, &spec)?;
+            Ok(spec)
+        }
+        // Without a login, or without one at all: say what would be needed before saying what there is.
+        _ => {
+            caller.demand(Permission::AppsManage, Object::Everything)?;
+            Err(Problem::unknown_app(id))
+        }
+    }
+}
+
 /// `GET apps`
 pub(super) async fn list(
     State(control): State<Control>,
@@ -92,8 +109,7 @@ pub(super) async fn stop(
     Extension(caller): Extension<Caller>,
     Path(app): Path<String>,
 ) -> Result<Json<Stopped>, Problem> {
-    operators_only(&caller)?;
-    let spec = find(&control, &caller, &app)?;
+    let spec = manageable(&control, &caller, &app)?;
     stop_target(&control, StopTarget::App(spec.id.clone())).await
 }
 
@@ -103,8 +119,7 @@ pub(super) async fn restart(
     Extension(caller): Extension<Caller>,
     Path(app): Path<String>,
 ) -> Result<Json<Stopped>, Problem> {
-    operators_only(&caller)?;
-    let spec = find(&control, &caller, &app)?;
+    let spec = manageable(&control, &caller, &app)?;
     restart_target(&control, StopTarget::App(spec.id.clone())).await
 }
 

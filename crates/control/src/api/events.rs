@@ -1,4 +1,4 @@
-//! `events`: the journal, replayed and then live. Operators only.
+//! `events`: the journal, replayed and then live. For operators, and for users with `events.read`.
 //!
 //! The store is the only source, so there is neither a gap nor a double between replay and live: a new record wakes the
 //! follower, which reads on from the last number it sent.
@@ -11,12 +11,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Response};
 use serde::{Deserialize, Serialize};
+use skep_identity::{Object, Permission};
 use skep_model::EventKind;
 use skep_store::{Filter, Record};
 use tokio::time::{interval, sleep};
 
 use super::instances::time_text;
-use super::{Problem, accepts, operators_only};
+use super::{Problem, accepts};
 use crate::control::{Control, streaming};
 use crate::rights::Caller;
 use crate::streams::Feed;
@@ -85,7 +86,7 @@ pub(super) async fn list(
     headers: HeaderMap,
     params: Result<Query<EventParams>, QueryRejection>,
 ) -> Result<Response<Body>, Problem> {
-    operators_only(&caller)?;
+    caller.demand(Permission::EventsRead, Object::Everything)?;
     let Query(params) = params.map_err(|e| Problem::bad_query(&e.body_text()))?;
     let (format, media_type) = if accepts(&headers, "text/event-stream") {
         (Format::Sse, "text/event-stream")

@@ -1,4 +1,4 @@
-//! `instances`: what runs. Operators only.
+//! `instances`: what runs. For operators, and for users who manage apps.
 
 use std::time::Duration;
 
@@ -6,11 +6,12 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use futures_util::future::join_all;
 use serde::Serialize;
+use skep_identity::{Object, Permission};
 use skep_launch::{InstancePhase, InstanceView, Stats, StopTarget};
 use skep_model::{AppId, BackendKind, InstanceId, Principal};
 use tokio::time::timeout;
 
-use super::{Problem, operators_only};
+use super::{Problem, manage_instance};
 use crate::control::Control;
 use crate::rights::Caller;
 
@@ -74,7 +75,7 @@ impl InstanceRow {
 }
 
 /// Milliseconds since the Unix epoch as RFC 3339 in UTC.
-pub(super) fn time_text(at_ms: i64) -> String {
+pub(crate) fn time_text(at_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default().to_string()
 }
 
@@ -93,13 +94,35 @@ fn find(control: &Control, id: &str) -> Result<InstanceView, Problem> {
     known.ok_or_else(|| Problem::unknown_instance(id))
 }
 
+/// An instance the caller may manage.
+fn managed(control: &Control, caller: &Caller, id: &str) -> Result<InstanceView, Problem> {
+    match find(control, id) {
+        Ok(view) => manage_instance(control, caller, &view.app).map(|()| view),
+        // Who may manage nothing learns nothing about what there is.
+        Err(unknown) => may_manage_any(control, caller).and(Err(unknown)),
+    }
+}
+
+/// For whoever manages at least one app.
+fn may_manage_any(control: &Control, caller: &Caller) -> Result<(), Problem> {
+    if control.handle().apps().iter().any(|spec| caller.may_manage(spec)) {
+        return Ok(());
+    }
+    caller.demand(Permission::AppsManage, Object::Everything)
+}
+
 /// `GET instances`
 pub(super) async fn list(
     State(control): State<Control>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Vec<InstanceRow>>, Problem> {
-    operators_only(&caller)?;
-    let views = control.handle().instances();
+    let mut views = control.handle().instances();
+    let managed = |view: &InstanceView| manage_instance(&control, &caller, &view.app).is_ok();
+    if !views.iter().any(managed) {
+        // None of theirs: an empty list only for whoever could see one.
+        may_manage_any(&control, &caller)?;
+    }
+    views.retain(managed);
     Ok(Json(join_all(views.into_iter().map(|view| measured(&control, view))).await))
 }
 
@@ -109,8 +132,7 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     Path(instance): Path<String>,
 ) -> Result<Json<InstanceRow>, Problem> {
-    operators_only(&caller)?;
-    let view = find(&control, &instance)?;
+    let view = managed(&control, &caller, &instance)?;
     Ok(Json(measured(&control, view).await))
 }
 
@@ -120,8 +142,7 @@ pub(super) async fn stop(
     Extension(caller): Extension<Caller>,
     Path(instance): Path<String>,
 ) -> Result<Json<Stopped>, Problem> {
-    operators_only(&caller)?;
-    let view = find(&control, &instance)?;
+    let view = managed(&control, &caller, &instance)?;
     stop_target(&control, StopTarget::Instance(view.id)).await
 }
 
@@ -131,8 +152,7 @@ pub(super) async fn restart(
     Extension(caller): Extension<Caller>,
     Path(instance): Path<String>,
 ) -> Result<Json<Stopped>, Problem> {
-    operators_only(&caller)?;
-    let view = find(&control, &instance)?;
+    let view = managed(&control, &caller, &instance)?;
     restart_target(&control, StopTarget::Instance(view.id)).await
 }
 
@@ -141,7 +161,7 @@ pub(super) async fn stop_all(
     State(control): State<Control>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Stopped>, Problem> {
-    operators_only(&caller)?;
+    caller.demand(Permission::AppsManage, Object::Everything)?;
     stop_target(&control, StopTarget::All).await
 }
 

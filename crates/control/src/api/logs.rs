@@ -1,4 +1,4 @@
-//! `logs`: what an instance wrote, alive or ended. Operators only.
+//! `logs`: what an instance wrote, alive or ended. For whoever manages its app.
 
 use std::str::FromStr;
 
@@ -9,11 +9,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::Response;
 use futures_util::StreamExt;
 use serde::Deserialize;
+use skep_identity::{Object, Permission};
 use skep_launch::LogQuery;
 use skep_model::InstanceId;
 use skep_store::Filter;
 
-use super::{Problem, apps, operators_only};
+use super::{Problem, apps, manage_instance};
 use crate::control::{Control, streaming};
 use crate::rights::Caller;
 
@@ -42,8 +43,11 @@ pub(super) async fn of_instance(
     Path(instance): Path<String>,
     params: Params<LogParams>,
 ) -> Result<Response<Body>, Problem> {
-    operators_only(&caller)?;
-    let id = InstanceId::from_str(&instance).map_err(|_| Problem::unknown_instance(&instance))?;
+    let Ok(id) = InstanceId::from_str(&instance) else {
+        caller.demand(Permission::AppsManage, Object::Everything)?;
+        return Err(Problem::unknown_instance(&instance));
+    };
+    manage_instance(&control, &caller, id.app())?;
     respond(&control, &id, params).await
 }
 
@@ -54,8 +58,7 @@ pub(super) async fn of_app(
     Path(app): Path<String>,
     params: Params<LogParams>,
 ) -> Result<Response<Body>, Problem> {
-    operators_only(&caller)?;
-    let spec = apps::find(&control, &caller, &app)?;
+    let spec = apps::manageable(&control, &caller, &app)?;
     let alive = control.handle().instances().into_iter().rfind(|view| view.app == spec.id);
     let id = match alive {
         Some(view) => Some(view.id),

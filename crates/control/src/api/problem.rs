@@ -54,8 +54,30 @@ impl Problem {
         Self::new(
             StatusCode::FORBIDDEN,
             "operators-only",
-            "Without a login only the control socket may do this: use the `skep` command on the server.",
+            "Only the control socket may do this: use the `skep` command on the server.",
         )
+    }
+
+    pub(crate) fn login_required() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "login-required",
+            "This is for users who are logged in; log in at /_skep/login.",
+        )
+    }
+
+    pub(crate) fn not_allowed(permission: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "not-allowed",
+            format!("This needs the permission `{permission}`, which you do not have here."),
+        )
+    }
+
+    pub(crate) fn slow_down(wait: std::time::Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        let detail = format!("Too many wrong passwords. Try again in {seconds} seconds.");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "slow-down", detail).retry_after(seconds)
     }
 
     pub(crate) fn cross_site() -> Self {
@@ -83,8 +105,8 @@ impl Problem {
     }
 
     pub(crate) fn store(problem: &skep_store::StoreError) -> Self {
-        tracing::warn!(%problem, "the journal could not be read");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "The journal cannot be read now.")
+        tracing::warn!(%problem, "the store failed");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "The store cannot be used right now.")
             .retry_after(5)
     }
 

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
+use skep_identity::{Object, Permission};
 use skep_launch::SeatKey;
 use skep_model::{AppId, InstanceId};
 use tokio::sync::{mpsc, oneshot};
@@ -66,7 +67,7 @@ pub(super) async fn seats(
     State(control): State<Control>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Vec<SeatRow>>, Problem> {
-    operators_only(&caller)?;
+    caller.demand(Permission::AppsManage, Object::Everything)?;
     let row = |(key, app, open): (SeatKey, AppId, u32)| {
         let seat = key.seat.to_string().chars().take(8).collect();
         SeatRow { app, instance: key.instance, seat, open }

@@ -35,6 +35,16 @@ pub(crate) struct PortalView<'a> {
     /// The search words, as typed.
     pub(crate) query: &'a str,
     pub(crate) running: &'a HashSet<AppId>,
+    pub(crate) visitor: Visitor<'a>,
+}
+
+/// Who looks at the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Visitor<'a> {
+    /// No login is configured.
+    Anybody,
+    LoggedOut,
+    User(&'a str),
 }
 
 impl Cards {
@@ -65,7 +75,13 @@ impl Cards {
         let mut html = Html::with_capacity(list.len() + 2048);
         html.raw("<a class=\"skip\" href=\"#apps\">Skip to the apps</a>\n<div class=\"wide\">\n");
         html.raw("<header><div class=\"top\"><h1>").raw(BIG_MARK).text(view.site);
-        html.raw("</h1><nav aria-label=\"Pages\"><a href=\"/_skep/apps\">What is running</a></nav></div>\n");
+        html.raw("</h1><nav aria-label=\"Pages\"><a href=\"/_skep/apps\">What is running</a>");
+        match view.visitor {
+            Visitor::Anybody => {}
+            Visitor::LoggedOut => drop(html.raw(" <a href=\"/_skep/login\">Log in</a>")),
+            Visitor::User(name) => drop(html.raw(" <a href=\"/_skep/account\">").text(name).raw("</a>")),
+        }
+        html.raw("</nav></div>\n");
         if total > 0 {
             search(&mut html, view.query);
             html.raw("<p class=\"count\" id=\"count\" role=\"status\">");
@@ -75,10 +91,17 @@ impl Cards {
         html.raw("</header>\n<main>\n");
         if total == 0 {
             html.raw("<div class=\"card empty\">").raw(BIG_MARK);
-            html.raw(
-                "<h2>No apps yet</h2><p class=\"hint\">Put a folder with an app where this server looks, \
-                      and it appears here by itself.</p></div>\n",
-            );
+            let words = match view.visitor {
+                Visitor::User(_) => {
+                    "<h2>Nothing is open to you yet</h2><p class=\"hint\">Ask whoever looks after this server \
+                     to let you in.</p></div>\n"
+                }
+                Visitor::Anybody | Visitor::LoggedOut => {
+                    "<h2>No apps yet</h2><p class=\"hint\">Put a folder with an app where this server looks, \
+                      and it appears here by itself.</p></div>\n"
+                }
+            };
+            html.raw(words);
         } else {
             html.raw("<ul class=\"grid\" id=\"apps\" tabindex=\"-1\" aria-label=\"Apps\">\n");
             html.add(&list).raw("</ul>\n");

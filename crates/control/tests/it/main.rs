@@ -5,6 +5,8 @@ mod api;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod launching;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
+mod login;
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod pages;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod record;

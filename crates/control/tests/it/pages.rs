@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::http::Request;
-use skep_control::ControlConfig;
+use skep_control::{ControlConfig, LoginConfig};
 use skep_edge::Purpose;
 use skep_launch::Refusal;
 use skep_model::{Access, AppSpec, Mount};
@@ -80,8 +80,7 @@ async fn where_an_app_owns_the_root_the_portal_moves() {
 async fn with_a_login_apps_of_others_do_not_exist() {
     let anyone = Access { anyone: true, ..Access::default() };
     let open = AppSpec { access: anyone, ..spec("open", "Open") };
-    let config = ControlConfig { login: true, ..ControlConfig::default() };
-    let world = World::new(config, vec![open, spec("closed", "Closed")]).await;
+    let world = World::with_login(LoginConfig::default(), vec![open, spec("closed", "Closed")]).await;
     let portal = world.get("/").await.text;
     assert!(portal.contains("Open") && !portal.contains("Closed"));
     assert!(!world.get("/closd").await.text.contains("Closed"));

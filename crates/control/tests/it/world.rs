@@ -14,8 +14,9 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use skep_control::{Control, ControlConfig, Deps};
+use skep_control::{Control, ControlConfig, Deps, LoginConfig, LoginDeps};
 use skep_edge::{CallBody, Client, ControlCall, Purpose, ReplyBody};
+use skep_identity::{KeyRing, LoginCookie, SessionSealer};
 use skep_launch::driver::{self, DriverConfig};
 use skep_launch::{
     Adopted, Backend, BackendError, BackendEvent, Claim, ClaimKind, Dial, ExitReport, Handle, LaunchOrder,
@@ -197,6 +198,9 @@ pub(crate) struct World {
     pub(crate) control: Control,
     pub(crate) store: Store,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) keys: Arc<KeyRing>,
+    /// The name visitors use.
+    pub(crate) host: Mutex<String>,
     calls: mpsc::Sender<ControlCall>,
     _backend_events: mpsc::Sender<BackendEvent>,
 }
@@ -229,6 +233,15 @@ impl Answer {
 impl World {
     /// With the journal being kept, as in the real server.
     pub(crate) async fn new(config: ControlConfig, specs: Vec<AppSpec>) -> Self {
+        Self::build(config, specs, None).await
+    }
+
+    /// With a login.
+    pub(crate) async fn with_login(login: LoginConfig, specs: Vec<AppSpec>) -> Self {
+        Self::build(ControlConfig::default(), specs, Some(login)).await
+    }
+
+    async fn build(config: ControlConfig, specs: Vec<AppSpec>, login: Option<LoginConfig>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Sqlite(folder.path().join("skep.db"))).await.unwrap();
         let doors = Arc::new(Doors {
@@ -241,38 +254,61 @@ impl World {
         let (backend_events, events_in) = mpsc::channel(8);
         let (journal, journal_in) = mpsc::channel(1024);
         let backends: Vec<Arc<dyn Backend>> = vec![doors.clone()];
-        let (handle, _task) = driver::start(DriverConfig::default(), backends.clone(), events_in, journal);
+        let (handle, _task) =
+            driver::start(DriverConfig::default(), backends.clone(), events_in, journal.clone());
         handle.set_apps(specs.into_iter().map(Arc::new).collect());
         let exposition = skep_telemetry::install().unwrap();
         // Nobody carries out orders to the server here.
         let (orders, _) = mpsc::channel(1);
         let deps =
             Deps { handle: handle.clone(), backends, store: store.clone(), exposition, config, orders };
-        let control = Control::new(deps);
+        let keys = Arc::new(KeyRing::ephemeral().unwrap());
+        let control = match login {
+            None => Control::new(deps),
+            Some(config) => Control::with_login(deps, LoginDeps { keys: Arc::clone(&keys), journal, config }),
+        };
+        control.read_users().await.unwrap();
         let (calls, calls_in) = mpsc::channel(64);
         tokio::spawn(control.clone().serve(calls_in));
         tokio::spawn(control.clone().record(journal_in));
-        Self { doors, handle, control, store, folder, calls, _backend_events: backend_events }
+        let host = Mutex::new("localhost:8080".to_owned());
+        Self { doors, handle, control, store, folder, keys, host, calls, _backend_events: backend_events }
+    }
+
+    /// Whom the edge would take the visitor for.
+    fn principal(&self, headers: &axum::http::HeaderMap) -> Principal {
+        let admission = Arc::clone(&self.control.admission().borrow());
+        let cookie = headers.get("cookie").map(|value| value.to_str().unwrap()).unwrap_or_default();
+        let values = skep_identity::cookies::values(cookie, LoginCookie::Host.name());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now_ms = i64::try_from(now.as_millis()).unwrap();
+        let admitted = admission.admit(&SessionSealer::new(&self.keys), LoginCookie::Host, values, now_ms);
+        admitted.map_or(Principal::Anonymous, |admitted| admitted.principal)
     }
 
     /// What the edge would send.
-    pub(crate) async fn call(&self, purpose: Purpose, request: Request<&'static str>) -> Response<ReplyBody> {
+    pub(crate) async fn call(
+        &self,
+        purpose: Purpose,
+        request: Request<impl Into<Bytes>>,
+    ) -> Response<ReplyBody> {
         let (reply, answer) = oneshot::channel();
-        let body = http_body_util::Full::new(Bytes::from_static(request.body().as_bytes()));
+        let (head, body) = request.into_parts();
+        let body = http_body_util::Full::new(body.into());
         let client = Client {
             ip: [127, 0, 0, 1].into(),
             https: false,
-            host: "localhost:8080".into(),
+            host: self.host.lock().clone(),
             request_id: 0x5eed,
         };
-        let request = request.map(|_| CallBody::new(body.map_err(|never| match never {})));
-        let principal = Principal::Anonymous;
+        let request = Request::from_parts(head, CallBody::new(body.map_err(|never| match never {})));
+        let principal = self.principal(request.headers());
         let call = ControlCall { purpose, request, client, principal, reply };
         assert!(self.calls.send(call).await.is_ok());
         tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap()
     }
 
-    pub(crate) async fn answer(&self, purpose: Purpose, request: Request<&'static str>) -> Answer {
+    pub(crate) async fn answer(&self, purpose: Purpose, request: Request<impl Into<Bytes>>) -> Answer {
         read(self.call(purpose, request).await.map(Body::new)).await
     }
 

@@ -12,6 +12,7 @@ mod holding;
 mod hygiene;
 mod launch_page;
 mod limits;
+mod login;
 mod static_sites;
 mod tunnels;
 mod world;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use skep_edge::{
     ControlCall, Edge, EdgeConfig, HostRule, Limits, ListenSocket, ListenerConfig, Purpose, RouteTable,
 };
-use skep_identity::KeyRing;
+use skep_identity::{Admission, KeyRing};
 use skep_launch::driver::{self, DriverConfig};
 use skep_launch::{
     Adopted, Backend, BackendError, Dial, ExitReport, Handle, LaunchOrder, Launched, LogQuery, ProgressSink,
@@ -89,6 +89,8 @@ impl Backend for Apps {
 pub(crate) struct World {
     pub(crate) edge: Edge,
     pub(crate) keys: Arc<KeyRing>,
+    /// Who may come in.
+    pub(crate) admission: watch::Sender<Arc<Admission>>,
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
     pub(crate) app: Arc<App>,
@@ -151,6 +153,7 @@ pub(crate) struct Setup {
     pub(crate) opaque: bool,
     pub(crate) tls: Option<skep_edge::Certificates>,
     pub(crate) inherited: Option<Inherited>,
+    pub(crate) admission: Admission,
 }
 
 /// What a new process takes over from an old one.
@@ -172,6 +175,7 @@ impl Default for Setup {
             opaque: false,
             tls: None,
             inherited: None,
+            admission: Admission::default(),
         }
     }
 }
@@ -244,8 +248,10 @@ impl World {
                 writer: Box::new(Kept(Arc::clone(&log))),
             }),
         };
-        let edge = Edge::start(config, handle.clone(), &keys, routes_in, control).unwrap();
-        Self { edge, keys, address, handle, app, calls, control_stuck, log, _dir: dir, routes }
+        let (admission, admission_in) = watch::channel(Arc::new(setup.admission));
+        let edge =
+            Edge::start_with_login(config, handle.clone(), &keys, routes_in, control, admission_in).unwrap();
+        Self { edge, keys, admission, address, handle, app, calls, control_stuck, log, _dir: dir, routes }
     }
 
     pub(crate) async fn client(&self) -> Client {

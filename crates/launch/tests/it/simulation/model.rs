@@ -47,7 +47,7 @@ pub(super) fn same_person(one: &Principal, other: &Principal) -> bool {
 
 fn name(principal: &Principal) -> Option<&str> {
     match principal {
-        Principal::Anonymous => None,
+        Principal::Anonymous | Principal::Guest(_) => None,
         Principal::User { name, .. } => Some(name.as_str()),
     }
 }
