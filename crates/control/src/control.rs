@@ -53,6 +53,8 @@ pub struct Deps {
 pub struct ControlConfig {
     /// The heading of the portal.
     pub site: String,
+    /// Where people reach the server, for links: `https://apps.example.org`. Empty when not known.
+    pub address: String,
     /// Whether visitors see what a starting or failed app wrote. For loopback without a login.
     pub show_logs: bool,
     /// How long the journal is kept.
@@ -65,6 +67,7 @@ impl Default for ControlConfig {
     fn default() -> Self {
         Self {
             site: "Apps".to_owned(),
+            address: String::new(),
             show_logs: false,
             journal_age: Duration::from_secs(365 * 24 * 3600),
             journal_records: 1_000_000,
@@ -105,7 +108,7 @@ impl Control {
 
     fn build(deps: Deps, login: Option<LoginDeps>) -> Self {
         Self(Arc::new(Inner {
-            login: Login::new(Roster::new(deps.store.people()), login),
+            login: Login::new(Roster::new(deps.store.people(), &deps.config.address), login),
             deps,
             record: watch::Sender::default(),
             streams: Streams::default(),

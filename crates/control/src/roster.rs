@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use skep_identity::{
     Gives, Grant, Grantee, IdentityError, LinkToken, Passwords, Role, Scope, WeakPassword, check_choice, fold,
 };
@@ -54,7 +54,7 @@ pub enum RosterError {
 }
 
 /// One user, as listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserView {
     pub name: UserName,
     pub admin: bool,
@@ -82,6 +82,8 @@ pub struct Newcomer {
 pub struct Invitation {
     /// On this server, starting with `/`. Holds a secret.
     pub path: String,
+    /// The same with the server's address, as far as it is known.
+    pub url: String,
     /// RFC 3339, UTC.
     pub expires_at: String,
 }
@@ -91,11 +93,15 @@ pub struct Invitation {
 pub struct Roster {
     people: People,
     passwords: Passwords,
+    /// Where people reach the server, without a slash at its end.
+    address: String,
 }
 
 impl Roster {
-    pub fn new(people: People) -> Self {
-        Self { people, passwords: Passwords::new(skep_identity::cores()) }
+    /// `address`: where people reach the server (`https://apps.example.org`); empty when that is not known.
+    pub fn new(people: People, address: &str) -> Self {
+        let address = address.trim_end_matches('/').to_owned();
+        Self { people, passwords: Passwords::new(skep_identity::cores()), address }
     }
 
     pub(crate) fn people(&self) -> &People {
@@ -295,7 +301,8 @@ impl Roster {
         let expires_at_ms = now_ms() + i64::try_from(works_for.as_millis()).unwrap_or(i64::MAX / 2);
         self.people.add_link(&token.hash(), &Link { purpose, expires_at_ms }).await?;
         let path = format!("/_skep/invite?token={}", token.text());
-        Ok(Invitation { path, expires_at: time_text(expires_at_ms) })
+        let url = format!("{}{path}", self.address);
+        Ok(Invitation { path, url, expires_at: time_text(expires_at_ms) })
     }
 
     async fn hashed(&self, name: &UserName, password: &Secret) -> Result<String, RosterError> {

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use skep_backends::process::{ProcessBackend, ProcessConfig};
-use skep_control::{Control, ControlConfig, Deps, ServerOrder};
+use skep_control::{Control, ControlConfig, Deps, LoginConfig, LoginDeps, ServerOrder};
 use skep_edge::{Certificates, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable};
 use skep_identity::KeyRing;
 use skep_launch::driver::{self, DriverConfig, DriverTask};
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::{Everywhere, ServeArgs};
+use crate::config::auth_keys::Provider;
 use crate::config::{Config, Dirty, Loader};
 use crate::data_dir::{DataDir, Lock};
 use crate::upgrade::heir::{Heir, Inheritance, Sockets};
@@ -133,14 +134,15 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
         config.server.listen.push(crate::config::server_keys::DEFAULT_LISTEN);
     }
     config.server.admin_listen = args.admin_listen.or(config.server.admin_listen);
-    listen::refuse_open_addresses(&config.server.listen, args.insecure_no_auth)?;
+    let login = config.server.auth.provider != Provider::None;
+    listen::refuse_open_addresses(&config.server.listen, login || args.insecure_no_auth)?;
     let certificates = match &config.server.tls {
         Some(tls) => Some(Certificates::from_files(&tls.cert, &tls.key)?),
         None => None,
     };
     let key_file = config.server.cookie_key_file.clone().unwrap_or_else(|| data.path().join("cookie.keys"));
     let keys = Arc::new(KeyRing::load_or_create(&key_file)?);
-    let location = match &config.server.database {
+    let location = match args.store.as_ref().or(config.server.database.as_ref()) {
         Some(location) => location.parse()?,
         None => Location::Sqlite(data.path().join("skep.db")),
     };
@@ -201,22 +203,37 @@ impl Server {
         handle.set_apps(config.apps.clone());
         let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::new(&config.apps)));
         let (orders_in, orders) = mpsc::channel(ORDER_QUEUE);
-        let control = Control::new(Deps {
+        let deps = Deps {
             handle: handle.clone(),
             backends,
             store,
             exposition,
-            config: control_config(&config, args),
+            config: control_config(&config, args, &listening),
             orders: orders_in,
-        });
+        };
+        let control = match login_config(&config, args) {
+            None => Control::new(deps),
+            Some(login) => {
+                let (keys, journal) = (Arc::clone(&keys), journal.clone());
+                Control::with_login(deps, LoginDeps { keys, journal, config: login })
+            }
+        };
+        control.read_users().await?;
+        tokio::spawn(control.clone().keep_users());
         let (calls, calls_in) = mpsc::channel(CALL_QUEUE);
         tokio::spawn(control.clone().serve(calls_in));
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
         let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
-        let edge = Edge::start(edge_config, handle.clone(), &keys, routes_seen, calls)?;
+        let admission = control.admission();
+        let edge =
+            Edge::start_with_login(edge_config, handle.clone(), &keys, routes_seen, calls, admission)?;
         let serving = listening.serve_control(&control)?;
         lock.sign()?;
-        banner::print(&config, &listening);
+        let set_up = match config.server.auth.provider {
+            Provider::None => None,
+            Provider::Local => control.roster().set_up_link().await?,
+        };
+        banner::print(&config, &listening, set_up.as_ref(), args.insecure_http_login);
         let server = Self {
             live: live::Live::start(loader, config, handle.clone(), routes, journal.clone(), certificates),
             handle,
@@ -391,13 +408,34 @@ fn driver_config(config: &Config) -> DriverConfig {
     DriverConfig { pool, ..DriverConfig::default() }
 }
 
-fn control_config(config: &Config, args: &ServeArgs) -> ControlConfig {
+fn control_config(config: &Config, args: &ServeArgs, listening: &Listening) -> ControlConfig {
+    let login = config.server.auth.provider != Provider::None;
     ControlConfig {
         // Whoever can reach a loopback address without a login is at the machine itself.
-        show_logs: !args.insecure_no_auth,
-        login: false,
+        show_logs: !login && !args.insecure_no_auth,
+        address: public_address(config, listening),
         journal_age: config.server.journal_retention,
         ..ControlConfig::default()
+    }
+}
+
+/// Where people reach the server, as far as it can know.
+fn public_address(config: &Config, listening: &Listening) -> String {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let listened = || listening.public.first().map(|bound| format!("{scheme}://{}", bound.address));
+    config.server.public_url.as_ref().map(|url| url.0.clone()).or_else(listened).unwrap_or_default()
+}
+
+/// How people log in, when they do.
+fn login_config(config: &Config, args: &ServeArgs) -> Option<LoginConfig> {
+    let auth = &config.server.auth;
+    match auth.provider {
+        Provider::None => None,
+        Provider::Local => Some(LoginConfig {
+            rules: auth.session,
+            throttle: auth.throttle,
+            insecure_http: args.insecure_http_login,
+        }),
     }
 }
 
@@ -439,7 +477,10 @@ fn edge_config(
             ..usual
         },
         trusted_proxies: server.trusted_proxies.clone(),
-        hosts: if args.insecure_no_auth { HostRule::Any } else { HostRule::Loopback { also } },
+        hosts: match server.auth.provider {
+            Provider::None if !args.insecure_no_auth => HostRule::Loopback { also },
+            _ => HostRule::Any,
+        },
         access_log: listen::access_log(server)?,
     })
 }

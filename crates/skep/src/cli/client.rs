@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,25 @@ pub(crate) fn json<T: DeserializeOwned>(data: &Path, method: Method, path: &str)
             return Err(refusal(status, &body));
         }
         serde_json::from_slice(&body).context("the server's answer cannot be read; is it of another version?")
+    })
+}
+
+/// Sends JSON. What has no content is answered as `null`.
+pub(crate) fn send_json<T: DeserializeOwned>(
+    data: &Path,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> anyhow::Result<T> {
+    on_runtime(async {
+        let answer = request(data, method, path, Full::from(body.to_string())).await?;
+        let status = answer.status();
+        let body = read(answer.into_body()).await?;
+        if !status.is_success() {
+            return Err(refusal(status, &body));
+        }
+        let body = if body.is_empty() { b"null" } else { body.as_slice() };
+        serde_json::from_slice(body).context("the server's answer cannot be read; is it of another version?")
     })
 }
 
@@ -53,6 +72,15 @@ pub(crate) fn stream(
 }
 
 async fn send(data: &Path, method: Method, path: &str) -> anyhow::Result<http::Response<Incoming>> {
+    request(data, method, path, Full::default()).await
+}
+
+async fn request(
+    data: &Path,
+    method: Method,
+    path: &str,
+    body: Full<Bytes>,
+) -> anyhow::Result<http::Response<Incoming>> {
     let socket = DataDir::connect(data)?;
     socket.set_nonblocking(true)?;
     let socket = tokio::net::UnixStream::from_std(socket)?;
@@ -62,7 +90,8 @@ async fn send(data: &Path, method: Method, path: &str) -> anyhow::Result<http::R
         .method(method)
         .uri(path)
         .header(http::header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(body)?;
     sender.send_request(request).await.context("the server did not answer")
 }
 
@@ -82,7 +111,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
     }
 }
 
-fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(work)
 }

@@ -7,6 +7,7 @@ mod config_check;
 mod doctor;
 pub(crate) mod paint;
 mod running;
+mod user;
 
 pub(crate) use config_check::count;
 
@@ -57,6 +58,11 @@ enum Command {
     Stop(running::StopTarget),
     /// Gives new visitors new instances
     Restart(running::RestartArgs),
+    /// Keeps the users of the local login
+    User {
+        #[command(subcommand)]
+        command: user::UserCommand,
+    },
     /// Looks at the server's config
     Config {
         #[command(subcommand)]
@@ -100,6 +106,13 @@ pub(crate) struct ServeArgs {
     /// Serve without a login on an address other machines can reach
     #[arg(long)]
     pub(crate) insecure_no_auth: bool,
+    /// Let people log in over plain HTTP from other machines, their passwords readable on the way
+    #[arg(long)]
+    pub(crate) insecure_http_login: bool,
+    /// Where users, grants and the journal are kept, instead of the config's `server.database`: a SQLite file or
+    /// postgres://… [default: skep.db in the data folder]
+    #[arg(long, value_name = "LOCATION")]
+    pub(crate) store: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +168,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => running::logs(&cli.everywhere, &args),
         Command::Stop(args) => running::stop(&cli.everywhere, &args),
         Command::Restart(args) => running::restart(&cli.everywhere, &args),
+        Command::User { command } => user::run(&cli.everywhere, command),
         Command::Upgrade => running::upgrade(&cli.everywhere),
         Command::Import { command } => crate::import::run(&command),
         Command::Config { command: ConfigCommand::Check(args) } => config_check::run(&args),

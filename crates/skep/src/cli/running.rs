@@ -102,7 +102,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn print_table(out: &mut impl Write, table: &[Vec<String>]) -> io::Result<()> {
+pub(super) fn print_table(out: &mut impl Write, table: &[Vec<String>]) -> io::Result<()> {
     let columns = table.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);

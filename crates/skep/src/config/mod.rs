@@ -6,6 +6,7 @@
 //! refuses the file; a mistake in one app's folder refuses that app and no other.
 
 mod app_keys;
+pub(crate) mod auth_keys;
 pub(crate) mod discover;
 mod document;
 pub(crate) mod problem;
@@ -208,7 +209,8 @@ fn warnings(file: &ServerFile, apps: &[Arc<AppSpec>]) -> Vec<String> {
             .push("`server.console_host` has no effect yet: there is no console without a login".to_owned());
     }
     for app in apps {
-        if !app.access.users.is_empty() || !app.access.groups.is_empty() {
+        let rules = !app.access.users.is_empty() || !app.access.groups.is_empty();
+        if rules && file.server.auth.provider == auth_keys::Provider::None {
             warnings
                 .push(format!("`{}` has access rules, which mean nothing without a login provider", app.id));
         }

@@ -8,6 +8,7 @@ use skep_edge::Cidr;
 use skep_model::{AppId, Mount};
 
 use super::app_keys::{AppKeys, origin};
+use super::auth_keys::{AuthKeys, auth};
 use super::document::{Document, Placed, Section};
 use super::problem::Problems;
 
@@ -50,6 +51,7 @@ pub(crate) struct ServerKeys {
     /// How long the journal is kept.
     pub(crate) journal_retention: Duration,
     pub(crate) limits: EdgeLimits,
+    pub(crate) auth: AuthKeys,
 }
 
 impl Default for ServerKeys {
@@ -71,6 +73,7 @@ impl Default for ServerKeys {
             database: None,
             journal_retention: Duration::from_secs(90 * 86_400),
             limits: EdgeLimits::default(),
+            auth: AuthKeys::default(),
         }
     }
 }
@@ -147,7 +150,7 @@ impl ServerFile {
             read.server = server(section, base);
         }
         if let Some(section) = root.section("auth") {
-            auth(section);
+            read.server.auth = auth(section);
         }
         for mut section in root.sections("sites") {
             read.sites.extend(site(&mut section, base));
@@ -220,6 +223,7 @@ fn server(mut section: Section<'_, '_>, base: &Path) -> ServerKeys {
             .unwrap_or(defaults.journal_retention),
         tls: section.section("tls").and_then(|section| tls(section, base)),
         limits: section.section("limits").map(limits).unwrap_or_default(),
+        auth: AuthKeys::default(),
     };
     section.finish();
     keys
@@ -257,18 +261,6 @@ fn limits(mut section: Section<'_, '_>) -> EdgeLimits {
     }
     section.finish();
     limits
-}
-
-fn auth(mut section: Section<'_, '_>) {
-    let mend = "write \"none\"; other providers come with a later version";
-    section.parsed("provider", mend, |text| match text {
-        "none" => Ok(()),
-        "local" | "oidc" | "ldap" | "saml" => {
-            Err(format!("is \"{text}\", which this version of Skep does not have"))
-        }
-        _ => Err(format!("is \"{text}\", which is no provider")),
-    });
-    section.finish();
 }
 
 fn site(section: &mut Section<'_, '_>, base: &Path) -> Option<SiteKeys> {

@@ -63,8 +63,8 @@ env = { "1X" = "a" }
          or a network like \"10.0.0.0/8\"",
         "skep.toml:5:1: `server.acess_log`: is not a key Skep knows; did you mean `access_log`?",
         "skep.toml:6:12: `server.tls.cert`: has no `tls.key` beside it; name the file of its private key",
-        "skep.toml:9:12: `auth.provider`: is \"oidc\", which this version of Skep does not have; write \"none\"; other \
-         providers come with a later version",
+        "skep.toml:9:12: `auth.provider`: is \"oidc\", which this version of Skep does not have; write \"none\" or \
+         \"local\"; other providers come with a later version",
         "skep.toml:11:1: `sites[0]`: has no `path`; name an app's folder, or a folder of apps",
         "skep.toml:12:9: `sites[0].mount`: is \"/a/b/\"; a mount has one part made of a-z, 0-9, `_` and `-`, starting with \
          a letter or a digit; write \"/\" or \"/name/\"",

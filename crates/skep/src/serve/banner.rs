@@ -4,10 +4,13 @@ use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use skep_control::Invitation;
+
 use super::listen::Listening;
 use crate::cli::count;
 use crate::cli::paint::Paint;
 use crate::config::Config;
+use crate::config::auth_keys::Provider;
 
 /// Shorter waits need no explanation.
 const LONG: Duration = Duration::from_millis(1500);
@@ -28,11 +31,17 @@ pub(crate) async fn patiently<T>(what: &str, wait: impl Future<Output = T>) -> T
 }
 
 /// Says where the apps are and what is wrong with those that are not.
-pub(crate) fn print(config: &Config, listening: &Listening) {
+pub(crate) fn print(
+    config: &Config,
+    listening: &Listening,
+    set_up: Option<&Invitation>,
+    insecure_http_login: bool,
+) {
     let mut stderr = io::stderr().lock();
     let paint = Paint::of(stderr.is_terminal());
     // A server without a terminal to talk to must not fail for it.
     let _ = write(&mut stderr, paint, config, listening);
+    let _ = write_login(&mut stderr, paint, config, listening, set_up, insecure_http_login);
 }
 
 fn write(out: &mut impl Write, paint: Paint, config: &Config, listening: &Listening) -> io::Result<()> {
@@ -70,6 +79,31 @@ fn write(out: &mut impl Write, paint: Paint, config: &Config, listening: &Listen
     }
     if all.len() > LINES_AT_MOST {
         writeln!(out, "  … and {} more; see `skep config check`", all.len() - LINES_AT_MOST)?;
+    }
+    Ok(())
+}
+
+/// The first administrator's way in, and what keeps people from logging in.
+fn write_login(
+    out: &mut impl Write,
+    paint: Paint,
+    config: &Config,
+    listening: &Listening,
+    set_up: Option<&Invitation>,
+    insecure_http_login: bool,
+) -> io::Result<()> {
+    if config.server.auth.provider == Provider::None {
+        return Ok(());
+    }
+    if let Some(link) = set_up {
+        writeln!(out, "  {} nobody administers this server yet. Open this once, within a day:", paint.warn("!"))?;
+        writeln!(out, "    {}", paint.strong(&link.url))?;
+    }
+    let open = listening.public.iter().any(|bound| !bound.address.ip().is_loopback());
+    let encrypted = config.server.tls.is_some() || !config.server.trusted_proxies.is_empty();
+    if open && !encrypted && !insecure_http_login {
+        let mend = "give it `tls.cert` and `tls.key`, name a proxy with TLS in `trusted_proxies`, or add --insecure-http-login";
+        writeln!(out, "  {} from other machines nobody can log in over plain HTTP; {mend}", paint.warn("!"))?;
     }
     Ok(())
 }
