@@ -225,8 +225,7 @@ impl Server {
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
         let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
         let admission = control.admission();
-        let edge =
-            Edge::start_with_login(edge_config, handle.clone(), &keys, routes_seen, calls, admission)?;
+        let edge = Edge::start_with_login(edge_config, handle.clone(), &keys, routes_seen, calls, admission)?;
         let serving = listening.serve_control(&control)?;
         lock.sign()?;
         let set_up = match config.server.auth.provider {

@@ -175,7 +175,8 @@ fn list(data: &Path, args: &ListArgs) -> anyhow::Result<()> {
             (false, false) => "invited",
             (false, true) => "active",
         };
-        let last = user.last_login.as_deref().and_then(|text| text.get(..19)).map(|text| text.replace('T', " "));
+        let last =
+            user.last_login.as_deref().and_then(|text| text.get(..19)).map(|text| text.replace('T', " "));
         table.push(vec![
             user.name.to_string(),
             if user.admin { "administrator" } else { "-" }.to_owned(),
@@ -224,7 +225,8 @@ fn offline<T>(
 ) -> anyhow::Result<T> {
     let configured = || -> anyhow::Result<Option<String>> {
         let Some(file) = &place.config else { return Ok(None) };
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         Ok(ServerFile::parse(file, &text)?.server.database)
     };
     let location = match &place.store {

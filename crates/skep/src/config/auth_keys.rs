@@ -29,9 +29,7 @@ pub(crate) fn auth(mut section: Section<'_, '_>) -> AuthKeys {
     let provider = section.parsed("provider", mend, |text| match text {
         "none" => Ok(Provider::None),
         "local" => Ok(Provider::Local),
-        "oidc" | "ldap" | "saml" => {
-            Err(format!("is \"{text}\", which this version of Skep does not have"))
-        }
+        "oidc" | "ldap" | "saml" => Err(format!("is \"{text}\", which this version of Skep does not have")),
         _ => Err(format!("is \"{text}\", which is no provider")),
     });
     let keys = AuthKeys {

@@ -96,7 +96,11 @@ fn write_login(
         return Ok(());
     }
     if let Some(link) = set_up {
-        writeln!(out, "  {} nobody administers this server yet. Open this once, within a day:", paint.warn("!"))?;
+        writeln!(
+            out,
+            "  {} nobody administers this server yet. Open this once, within a day:",
+            paint.warn("!")
+        )?;
         writeln!(out, "    {}", paint.strong(&link.url))?;
     }
     let open = listening.public.iter().any(|bound| !bound.address.ip().is_loopback());
