@@ -132,7 +132,7 @@ impl Login {
         let sealed = self.doors.as_ref()?.sealer.seal(cookie, session);
         let sealed =
             sealed.inspect_err(|error| tracing::error!(%error, "a login could not be sealed")).ok()?;
-        Some(cookie.set(&sealed, session.max_age_s(now_ms())))
+        Some(cookie.set(&sealed, session.max_age_s(session.sealed_at_ms)))
     }
 
     /// Logs somebody in who knows the password.
