@@ -34,13 +34,13 @@ impl Doors {
 
 /// What becomes of the request.
 pub(crate) enum Admitted {
-    /// It is served; these cookies go with the answer.
-    In(Vec<HeaderValue>),
-    Answer(Response<EdgeBody>),
+    /// It is served.
+    In,
+    Answer(Box<Response<EdgeBody>>),
     Page(Purpose),
 }
 
-/// Says who asks (in `visit.principal`) and whether they may.
+/// Says who asks (in `visit.principal`) and whether they may. `cookies` go with the answer.
 ///
 /// # Errors
 /// The refusal.
@@ -49,16 +49,16 @@ pub(crate) fn admit(
     visit: &mut Visit,
     target: &Target,
     exchange: &mut Option<Box<Exchange>>,
+    cookies: &mut Vec<HeaderValue>,
 ) -> Result<Admitted, Problem> {
     // Health checks come from orchestrators that know an address only, and learn nothing but a word.
     if matches!(target, Target::Live | Target::Ready) {
-        return Ok(Admitted::In(Vec::new()));
+        return Ok(Admitted::In);
     }
     let headers = &visit.parts.headers;
     visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
     let admission = conn.worker.admission();
-    let mut cookies = Vec::new();
-    let session = logged_in(conn, visit, &admission, &mut cookies);
+    let session = logged_in(conn, visit, &admission, cookies);
     check_site(visit, target, session.is_some())?;
     let app = match target {
         Target::App(route) | Target::Site(route) => Some(&route.spec),
@@ -70,7 +70,7 @@ pub(crate) fn admit(
             Decision::Refused(why) => return refuse(visit, app, why),
         }
         if app.per_user && visit.principal == Principal::Anonymous {
-            welcome(conn, visit, &mut cookies);
+            welcome(conn, visit, cookies);
         }
     }
     // Where nobody logs in, nothing can be taken away.
@@ -80,7 +80,7 @@ pub(crate) fn admit(
     {
         exchange.guard(Guard { session, app: app.map(Arc::clone), task: tokio::task::try_id() });
     }
-    Ok(Admitted::In(cookies))
+    Ok(Admitted::In)
 }
 
 /// Adds the cookies of the admit phase to an answer, unless the answer speaks for itself: a logout must not be undone.
@@ -145,7 +145,7 @@ fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem
     match why {
         WhyNot::LogIn if visit.navigation => {
             let target = visit.parts.uri.path_and_query().map_or("/", |target| target.as_str());
-            Ok(Admitted::Answer(see_other(&login_path(target))))
+            Ok(Admitted::Answer(Box::new(see_other(&login_path(target)))))
         }
         WhyNot::LogIn => {
             let detail = "this app is for people who are logged in; log in at /_skep/login";

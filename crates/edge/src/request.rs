@@ -108,8 +108,12 @@ pub(crate) async fn serve(
     let mut exchange =
         Some(Exchange::begin(&conn.worker, &conn.state, request.method(), request.uri().path_and_query()));
     let request_id = exchange.as_ref().map_or(0, |exchange| exchange.request_id());
-    let mut response = match answer(&conn, request, fault, &mut exchange).await {
-        Ok(response) => response,
+    let mut cookies = Vec::new();
+    let mut response = match answer(&conn, request, fault, &mut exchange, &mut cookies).await {
+        Ok(mut response) => {
+            admit::set_cookies(&mut response, cookies);
+            response
+        }
         Err(Stop::Problem(problem)) => problem.respond(request_id),
         Err(Stop::Gone) => return Err(Gone),
     };
@@ -138,6 +142,7 @@ async fn answer(
     request: Request<Incoming>,
     fault: Option<HeadFault>,
     exchange: &mut Option<Box<Exchange>>,
+    cookies: &mut Vec<HeaderValue>,
 ) -> Result<Response<EdgeBody>, Stop> {
     // route
     if let Some(fault) = fault {
@@ -151,23 +156,11 @@ async fn answer(
     }
 
     // admit
-    let cookies = match admit::admit(conn, &mut visit, &target, exchange)? {
-        Admitted::In(cookies) => cookies,
-        Admitted::Answer(response) => return Ok(response),
-        Admitted::Page(purpose) => return Ok(own::call(conn, visit, purpose).await?),
-    };
-    let mut response = admitted(conn, visit, target, exchange).await?;
-    admit::set_cookies(&mut response, cookies);
-    Ok(response)
-}
-
-/// What becomes of a request that may be served.
-async fn admitted(
-    conn: &Rc<Conn>,
-    mut visit: Visit,
-    target: Target,
-    exchange: &mut Option<Box<Exchange>>,
-) -> Result<Response<EdgeBody>, Stop> {
+    match admit::admit(conn, &mut visit, &target, exchange, cookies)? {
+        Admitted::In => {}
+        Admitted::Answer(response) => return Ok(*response),
+        Admitted::Page(purpose) => return Ok(Box::pin(own::call(conn, visit, purpose)).await?),
+    }
     let app = match target {
         Target::Live => return Ok(text(StatusCode::OK, "live\n")),
         Target::Ready if conn.worker.shared.is_ready() => return Ok(text(StatusCode::OK, "ready\n")),

@@ -3,7 +3,8 @@
 use skep_model::GuestId;
 
 use crate::cookies::GUEST_COOKIE;
-use crate::keyring::{IdentityError, KeyRing, Sealer, random};
+use crate::keyring::{IdentityError, KeyRing, random};
+use crate::sealer::Sealer;
 
 /// How long a browser keeps its identity, seconds: as long as browsers keep anything.
 const MAX_AGE_S: u32 = 400 * 24 * 3600;

@@ -2,7 +2,8 @@
 
 use skep_model::{AppId, InstanceId, SeatId};
 
-use crate::keyring::{IdentityError, KeyRing, Sealer};
+use crate::keyring::{IdentityError, KeyRing};
+use crate::sealer::Sealer;
 
 /// The cookie's name. Its path is the app's mount path.
 pub const SEAT_COOKIE: &str = "skep-seat";

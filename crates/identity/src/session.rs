@@ -11,7 +11,8 @@ use std::time::Duration;
 use skep_model::UserName;
 
 use crate::cookies::LoginCookie;
-use crate::keyring::{IdentityError, KeyRing, Sealer, random};
+use crate::keyring::{IdentityError, KeyRing, random};
+use crate::sealer::Sealer;
 
 const VERSION: u8 = 1;
 const STAY: u8 = 1;

@@ -16,6 +16,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 /// The longest path a Unix socket takes on Linux, the closing NUL not counted.
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
+/// The key ring, unless the config names another file.
+pub(crate) const KEY_FILE: &str = "cookie.keys";
+
 const LOCK_FILE: &str = "lock";
 const CONTROL_SOCKET: &str = "control.sock";
 

@@ -5,6 +5,7 @@
 //! cannot fail for reasons of config. A server that takes over from another one waits between the two for its word.
 
 mod banner;
+mod keys;
 mod listen;
 mod live;
 mod signals;
@@ -31,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cli::{Everywhere, ServeArgs};
 use crate::config::auth_keys::Provider;
 use crate::config::{Config, Dirty, Loader};
-use crate::data_dir::{DataDir, Lock};
+use crate::data_dir::{DataDir, KEY_FILE, Lock};
 use crate::upgrade::heir::{Heir, Inheritance, Sockets};
 use crate::upgrade::wire::OpenSeat;
 use crate::upgrade::{self, Estate};
@@ -120,6 +121,7 @@ struct Prepared {
     lock: Lock,
     exposition: Exposition,
     keys: Arc<KeyRing>,
+    key_file: PathBuf,
     store: Store,
     certificates: Option<Certificates>,
     listening: Listening,
@@ -140,7 +142,7 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
         Some(tls) => Some(Certificates::from_files(&tls.cert, &tls.key)?),
         None => None,
     };
-    let key_file = config.server.cookie_key_file.clone().unwrap_or_else(|| data.path().join("cookie.keys"));
+    let key_file = config.server.cookie_key_file.clone().unwrap_or_else(|| data.path().join(KEY_FILE));
     let keys = Arc::new(KeyRing::load_or_create(&key_file)?);
     let location = match args.store.as_ref().or(config.server.database.as_ref()) {
         Some(location) => location.parse()?,
@@ -149,7 +151,7 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
     let store = Store::open(&location).await?;
     let exposition = skep_telemetry::install()?;
     let listening = Listening::open(&config.server, data, sockets)?;
-    Ok(Prepared { loader, config, lock, exposition, keys, store, certificates, listening })
+    Ok(Prepared { loader, config, lock, exposition, keys, key_file, store, certificates, listening })
 }
 
 /// Reads config and folders off the runtime, saying so when it takes long.
@@ -189,7 +191,7 @@ impl Server {
         data: &DataDir,
         program: PathBuf,
     ) -> anyhow::Result<Self> {
-        let Prepared { loader, config, mut lock, exposition, keys, store, certificates, listening } =
+        let Prepared { loader, config, mut lock, exposition, keys, key_file, store, certificates, listening } =
             prepared;
         let (journal, events) = mpsc::channel(JOURNAL_QUEUE);
         let (backend_events, reports) = mpsc::channel(BACKEND_QUEUE);
@@ -220,6 +222,7 @@ impl Server {
         };
         control.read_users().await?;
         tokio::spawn(control.clone().keep_users());
+        tokio::spawn(keys::follow(key_file, Arc::clone(&keys)));
         let (calls, calls_in) = mpsc::channel(CALL_QUEUE);
         tokio::spawn(control.clone().serve(calls_in));
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));

@@ -5,6 +5,7 @@
 mod client;
 mod config_check;
 mod doctor;
+mod key;
 pub(crate) mod paint;
 mod running;
 mod user;
@@ -62,6 +63,11 @@ enum Command {
     User {
         #[command(subcommand)]
         command: user::UserCommand,
+    },
+    /// Keeps the keys cookies are sealed with
+    Key {
+        #[command(subcommand)]
+        command: key::KeyCommand,
     },
     /// Looks at the server's config
     Config {
@@ -169,6 +175,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => running::stop(&cli.everywhere, &args),
         Command::Restart(args) => running::restart(&cli.everywhere, &args),
         Command::User { command } => user::run(&cli.everywhere, command),
+        Command::Key { command } => key::run(&cli.everywhere, command),
         Command::Upgrade => running::upgrade(&cli.everywhere),
         Command::Import { command } => crate::import::run(&command),
         Command::Config { command: ConfigCommand::Check(args) } => config_check::run(&args),
