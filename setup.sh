@@ -19,8 +19,9 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "Python 3.1
 packages=(build-essential r-base-core r-cran-shiny r-cran-rmarkdown pandoc)
 commands=(cc R pandoc)
 if [[ $purpose == test ]]; then
-    packages+=(chromium fonts-noto-color-emoji nginx haproxy postgresql openssl curl git)
-    commands+=(chromium nginx haproxy psql openssl curl git)
+    packages+=(chromium fonts-noto-color-emoji nginx haproxy postgresql openssl curl git
+        docker.io busybox-static iproute2 procps)
+    commands+=(chromium nginx haproxy psql openssl curl git dockerd busybox ip pgrep)
 fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 
