@@ -64,8 +64,12 @@ pub(crate) async fn pass_on(
     forward::relay_head(&mut visit.parts.headers, &onward);
     match request::carry(conn, visit, successor, Speaker::Successor, exchange).await? {
         Ok(response) => Ok(response),
-        Err(broken) => {
+        Err(lost) => {
+            let broken = lost.broken.to_string();
             let detail = format!("the server is being replaced and its successor gave no answer: {broken}");
+            if let Some(exchange) = exchange {
+                exchange.note_broken(&broken);
+            }
             Err(Problem::new(503, "handing-over", detail)
                 .retry_after(std::time::Duration::from_secs(1))
                 .into())

@@ -171,21 +171,31 @@ async fn answer(
         Target::App(app) => app,
     };
 
-    // claim
-    let lease = match claim::claim(conn, &mut visit, &app, exchange).await? {
-        Claimed::Seat(lease) => lease,
-        Claimed::Answer(response) => return Ok(response),
-        Claimed::Page(purpose) => return Ok(Box::pin(own::call(conn, visit, purpose)).await?),
-        Claimed::PassOn(successor) => {
-            return Box::pin(handover::pass_on(conn, visit, &successor, exchange)).await;
-        }
-    };
+    let mut second_try = false;
+    loop {
+        // claim
+        let lease = match claim::claim(conn, &mut visit, &app, exchange).await? {
+            Claimed::Seat(lease) => lease,
+            Claimed::Answer(response) => return Ok(response),
+            Claimed::Page(purpose) => return Ok(Box::pin(own::call(conn, visit, purpose)).await?),
+            Claimed::PassOn(successor) => {
+                return Box::pin(handover::pass_on(conn, visit, &successor, exchange)).await;
+            }
+        };
 
-    // forward | tunnel. Boxed, as the other ways out are: a request that is held has no room reserved for them.
-    Box::pin(forward(conn, visit, lease, exchange)).await
+        // forward | tunnel. Boxed, as the other ways out are: a request that is held has no room reserved for them.
+        match Box::pin(forward(conn, visit, lease, second_try, exchange)).await? {
+            Ok(response) => return Ok(response),
+            Err(again) => visit = *again,
+        }
+        second_try = true;
+    }
 
     // log: `exchange`, when it is dropped
 }
+
+/// The answer, or the visit as it came: its instance has ended, it may be sent again, and so it may claim again.
+type Forwarded = Result<Response<EdgeBody>, Box<Visit>>;
 
 fn route(
     conn: &Conn,
@@ -249,8 +259,9 @@ async fn forward(
     conn: &Rc<Conn>,
     mut visit: Visit,
     lease: Lease,
+    second_try: bool,
     exchange: &mut Option<Box<Exchange>>,
-) -> Result<Response<EdgeBody>, Stop> {
+) -> Result<Forwarded, Stop> {
     lease.touch();
     let upstream = Arc::clone(lease.upstream());
     let cookie = claim::cookie_for(conn, &visit, &lease, &upstream.app);
@@ -259,6 +270,7 @@ async fn forward(
         exchange.hold_lease(lease);
     }
     let page = visit.navigation.then(|| own::copy_of(&visit.parts));
+    let uri = visit.parts.uri.clone();
     let (client, principal) = (visit.client.clone(), visit.principal.clone());
     let onward = Onward {
         client: &visit.client,
@@ -270,20 +282,44 @@ async fn forward(
     };
     forward::request_head(&mut visit.parts.headers, &onward);
     forward::identity::tell(&mut visit.parts.headers, &visit.principal);
-    match carry(conn, visit, &upstream, Speaker::App, exchange).await? {
+    let lost = match carry(conn, visit, &upstream, Speaker::App, exchange).await? {
         Ok(mut response) => {
             if let Some(cookie) = cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
-            Ok(response)
+            return Ok(Ok(response));
         }
-        Err(broken) => {
-            conn.worker.shared.handle.suspect(&upstream.instance);
-            let Some(parts) = page else { return Err(problem_of(&broken).into()) };
-            let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: broken.to_string() };
-            Ok(own::page(conn, parts, client, principal, purpose).await?)
+        Err(lost) => lost,
+    };
+    let handle = &conn.worker.shared.handle;
+    handle.suspect(&upstream.instance);
+    if let Some(mut visit) = lost.again
+        && !second_try
+        && handle.has_ended(&upstream.instance, NEWS_OF_AN_END).await
+    {
+        // A page load is as it came. The rest has lost its cookies by now and sits down as a new visitor.
+        visit.parts.uri = uri;
+        if let Some(page) = page {
+            visit.parts.headers = page.headers;
         }
+        return Ok(Err(visit));
     }
+    if let Some(exchange) = exchange {
+        exchange.note_broken(&lost.broken.to_string());
+    }
+    let Some(parts) = page else { return Err(problem_of(&lost.broken).into()) };
+    let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: lost.broken.to_string() };
+    Ok(Ok(own::page(conn, parts, client, principal, purpose).await?))
+}
+
+/// How long the news that an instance has ended may take to arrive after its socket refused.
+const NEWS_OF_AN_END: Duration = Duration::from_millis(500);
+
+/// A request that got no answer.
+pub(crate) struct Lost {
+    pub(crate) broken: Broken,
+    /// The visit, with the head made up for the instance; set when nothing of it was sent, or when it may be sent twice.
+    pub(crate) again: Option<Box<Visit>>,
 }
 
 /// Carries a request whose head is made up to an instance, and its answer back; opens the tunnel after a `101`.
@@ -293,29 +329,31 @@ pub(crate) async fn carry(
     upstream: &Upstream,
     speaker: Speaker,
     exchange: &mut Option<Box<Exchange>>,
-) -> Result<Result<Response<EdgeBody>, Broken>, Stop> {
+) -> Result<Result<Response<EdgeBody>, Lost>, Stop> {
     let client_upgrade = visit.parts.extensions.remove::<OnUpgrade>();
     visit.parts.uri = forward::target(&visit.parts.uri, upstream).ok_or(Refused::BadTarget)?;
     let limits = &conn.worker.shared.limits;
     let pool = &conn.worker.pool;
-    let (response, link) =
-        match forward::send(pool, upstream, visit.parts, visit.body, limits.answer_timeout).await {
-            Ok(answered) => answered,
-            Err(broken) => {
-                if let Some(exchange) = exchange {
-                    exchange.note_broken(&broken.to_string());
-                }
-                return Ok(Err(broken));
-            }
-        };
-    let switching = visit.upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let Visit { parts, body, client, host, trusted, upgrade, navigation, principal } = visit;
+    let (response, link) = match forward::send(pool, upstream, parts, body, limits.answer_timeout).await {
+        Ok(answered) => answered,
+        Err((broken, again)) => {
+            let again = again.map(|request| {
+                let (mut parts, body) = request.into_parts();
+                client_upgrade.map(|upgrade| parts.extensions.insert(upgrade));
+                Box::new(Visit { parts, body, client, host, trusted, upgrade, navigation, principal })
+            });
+            return Ok(Err(Lost { broken, again }));
+        }
+    };
+    let switching = upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let confused = || Problem::new(502, "app-confused", "the app switched protocols unasked");
     if response.status().is_informational() && !switching {
         return Err(confused().into());
     }
     let (mut parts, incoming) = response.into_parts();
     let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
-    forward::response_head(&mut parts.headers, upstream, speaker, &visit.client.host, switching);
+    forward::response_head(&mut parts.headers, upstream, speaker, &client.host, switching);
     parts.version = http::Version::HTTP_11;
     if switching {
         // tunnel

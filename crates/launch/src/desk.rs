@@ -310,7 +310,8 @@ impl Desk {
         }
     }
 
-    async fn all_gone(&self, ids: &[InstanceId]) {
+    /// Resolves when the pool knows none of them any more.
+    pub(crate) async fn all_gone(&self, ids: &[InstanceId]) {
         loop {
             let forgotten = self.forgotten.notified();
             let left = self.read(|pool| pool.knows_any(ids));

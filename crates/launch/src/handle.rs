@@ -132,6 +132,12 @@ impl Handle {
         self.desk.step(Input::Suspect { id: instance.clone() });
     }
 
+    /// Whether an instance is gone, or turns out to be within `patience`.
+    pub async fn has_ended(&self, instance: &InstanceId, patience: Duration) -> bool {
+        let ended = self.desk.all_gone(std::slice::from_ref(instance));
+        tokio::time::timeout(patience, ended).await.is_ok()
+    }
+
     /// A seat that a predecessor process still uses while it drains: held here until the lease is dropped. `None`
     /// when the instance is gone.
     pub fn open_foreign(&self, app: &AppId, key: &SeatKey) -> Option<Lease> {

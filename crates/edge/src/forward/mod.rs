@@ -8,6 +8,7 @@ pub(crate) mod identity;
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
@@ -21,6 +22,7 @@ use skep_launch::Upstream;
 use skep_model::Prefix;
 
 use crate::body::RequestBody;
+use crate::conn::ConnState;
 use crate::control_call::Client;
 use crate::pool::{ConnectError, Link, Pool};
 use crate::sanitize::connection_options;
@@ -348,14 +350,18 @@ const SURE: Duration = Duration::from_millis(500);
 /// Sends a request and waits for the head of its answer.
 ///
 /// A request that was never sent is sent again on a fresh connection, always; one that may have been sent only when it
-/// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely).
+/// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely). On a
+/// fresh connection the caller decides.
+///
+/// # Errors
+/// Why there is no answer, and the request itself when it may be sent again, to another instance.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     upstream: &Upstream,
     parts: request::Parts,
     body: RequestBody,
     answer_timeout: Duration,
-) -> Result<(Response<Incoming>, Link), Broken> {
+) -> Result<(Response<Incoming>, Link), (Broken, Option<Request<RequestBody>>)> {
     let repeatable = body.is_empty() && is_idempotent(&parts.method);
     let mut request = Request::from_parts(parts, body);
     *request.version_mut() = Version::HTTP_11;
@@ -363,28 +369,49 @@ pub(crate) async fn send(
     loop {
         let mut link = match pooled.take() {
             Some(link) => link,
-            None => pool.connect(upstream).await?,
+            None => match pool.connect(upstream).await {
+                Ok(link) => link,
+                Err(error) => return Err((error.into(), Some(request))),
+            },
         };
-        let spare = (repeatable && link.used).then(|| request.headers().clone());
-        let again = spare.map(|headers| (headers, request.method().clone(), request.uri().clone()));
-        let state = request.body().state();
+        let spare = repeatable.then(|| Spare::of(&request));
         let answer = tokio::time::timeout(answer_timeout, link.sender.try_send_request(request)).await;
         let mut error = match answer {
-            Err(_) => return Err(Broken::Slow(answer_timeout)),
+            Err(_) => return Err((Broken::Slow(answer_timeout), None)),
             Ok(Ok(response)) => return Ok((response, link)),
             Ok(Err(error)) => error,
         };
-        request = match (error.take_message(), again) {
-            (Some(unsent), _) if link.used => unsent,
-            (None, Some((headers, method, uri))) => {
-                let mut request = Request::new(RequestBody::empty(&state));
-                *request.headers_mut() = headers;
-                *request.method_mut() = method;
-                *request.uri_mut() = uri;
-                request
-            }
-            _ => return Err(Broken::Answer(error.into_error())),
-        };
+        match error.take_message().or_else(|| spare.map(Spare::into_request)) {
+            Some(again) if link.used => request = again,
+            again => return Err((Broken::Answer(error.into_error()), again)),
+        }
+    }
+}
+
+/// The head of a request without a body, kept while the request is under way.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    state: Arc<ConnState>,
+}
+
+impl Spare {
+    fn of(request: &Request<RequestBody>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+            state: request.body().state(),
+        }
+    }
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::empty(&self.state));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        request
     }
 }
 

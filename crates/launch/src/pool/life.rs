@@ -128,6 +128,9 @@ impl App {
                     gone.ready_at.is_some_and(|ready| turn.now.since(ready) >= turn.config.healthy_after);
                 if healthy && fresh {
                     self.trouble = super::instance::Trouble::default();
+                } else if fresh && self.trouble.failures == 0 {
+                    // It had served. Whoever meets its end gets the next one at once, rather than an apology.
+                    self.trouble.failures = 1;
                 } else if fresh {
                     self.note_failure(turn, id, failure, None);
                 }

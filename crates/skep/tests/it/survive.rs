@@ -57,6 +57,34 @@ fn an_app_that_ended_meanwhile_is_started_anew_and_its_exit_is_known() {
 }
 
 #[test]
+fn whoever_meets_an_app_that_was_just_killed_gets_the_next_instance() {
+    let mut test = TestApp::new();
+    for n in 0..6 {
+        test.add(&format!("app{n}"), "hold = \"wait\"\nidle_timeout = \"10m\"");
+    }
+    test.start(&[]);
+    for n in 0..6 {
+        let mut visitor = test.visitor();
+        let path = format!("/app{n}/");
+        let first = visitor.open(&path).pid();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // Its last thread keeps the port open for a moment; what may not be sent twice must not meet that.
+        let proc = format!("/proc/{first}");
+        while if n % 3 == 2 { std::path::Path::new(&proc).exists() } else { is_alive(first) } {
+            std::hint::spin_loop();
+        }
+        let answer = match n % 3 {
+            0 => visitor.open(&path),
+            1 => visitor.fetch(&path),
+            _ => visitor.ask("POST", &path, &[("Accept", "application/json")], b"kept"),
+        };
+        assert_eq!(answer.status, 200, "{n}: {}", answer.body);
+        assert_ne!(answer.pid(), first);
+    }
+}
+
+#[test]
 fn an_ordered_stop_leaves_apps_running_unless_told_otherwise() {
     let mut test = TestApp::with_one("hold = \"wait\"");
     let pid = test.visitor().open("/one/").pid();

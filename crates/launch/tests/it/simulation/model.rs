@@ -478,6 +478,7 @@ impl Model {
                 let healthy = instance.ready_at.is_some_and(|at| now.since(at) >= config.healthy_after);
                 match (instance.phase == Phase::Ready, healthy) {
                     (true, true) => Self::forgive(app),
+                    (true, false) if app.failures == 0 => app.failures = 1,
                     (true, false) => Self::fail(app, config, now, false, due),
                     (false, _) => {}
                 }
