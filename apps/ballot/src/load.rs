@@ -198,6 +198,11 @@ impl Player {
     async fn arrive(&mut self, number: u64, at: &mut usize) -> Option<Browser> {
         if self.plan.dialect == Dialect::Peer {
             let name = format!("{number:016x}");
+            if self.plan.fresh_connections
+                && let Err(reason) = self.send(*at, Method::GET, "/", &[], Bytes::new()).await
+            {
+                self.fail(format!("page: {reason}"));
+            }
             return Some(Browser { cookie: format!("voter_id={name}"), name, attempt: 0 });
         }
         let path = format!("/polls/{}", self.plan.poll);
