@@ -7,9 +7,11 @@ use std::io;
 use std::path::Path;
 
 #[cfg(not(feature = "sim"))]
-pub use std::fs::{File, OpenOptions, create_dir, metadata, read_dir, remove_file};
+pub use std::fs::{File, OpenOptions, create_dir, metadata, read_dir, remove_file, rename};
 #[cfg(feature = "sim")]
-pub use turmoil::fs::shim::std::fs::{File, OpenOptions, create_dir, metadata, read_dir, remove_file};
+pub use turmoil::fs::shim::std::fs::{
+    File, OpenOptions, create_dir, metadata, read_dir, remove_file, rename,
+};
 
 /// Makes the entries of a folder durable: without this a new file may be gone after a power cut, however well
 /// its content was synced.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
@@ -18,6 +19,7 @@ use crate::cookie::{self, BallotCookie, Bearer};
 use crate::ids::PollId;
 use crate::keys::{Keys, PollKey};
 use crate::receipt::Receipt;
+use crate::worker::{Place, discover};
 
 /// Which system is voted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,8 @@ pub enum Dialect {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub dialect: Dialect,
-    /// Host and port of each front.
-    pub fronts: Vec<String>,
+    /// Where the fronts are; names are resolved again and again.
+    pub fronts: Vec<Place>,
     pub poll: PollId,
     pub options: Vec<String>,
     pub voters: u64,
@@ -92,7 +94,9 @@ impl Report {
 struct Player {
     plan: Arc<Plan>,
     keys: Option<(Arc<Keys>, PollKey)>,
-    clients: Vec<Client>,
+    /// The addresses of all fronts there are now.
+    fronts: Arc<ArcSwap<Vec<String>>>,
+    clients: HashMap<String, Client>,
     report: Report,
     end: Instant,
 }
@@ -110,12 +114,15 @@ const MOST: usize = 256 << 10;
 /// Carries the plan out. `next` numbers the voters, across calls if need be.
 pub async fn run(plan: Plan, keys: Option<Arc<Keys>>) -> Report {
     let (plan, next) = (Arc::new(plan), Arc::new(AtomicU64::new(0)));
+    let fronts = Arc::new(ArcSwap::from_pointee(discover(&plan.fronts).await));
+    let finder = tokio::spawn(find_fronts(plan.fronts.clone(), Arc::clone(&fronts)));
     let started = Instant::now();
     let end = started + plan.deadline;
     let mut tasks = Vec::new();
     for _ in 0..plan.connections {
         let mut player = Player {
-            clients: plan.fronts.iter().map(|f| Client::new(f.clone(), MOST)).collect(),
+            fronts: Arc::clone(&fronts),
+            clients: HashMap::new(),
             keys: keys.as_ref().map(|k| (Arc::clone(k), k.poll(&plan.poll))),
             plan: Arc::clone(&plan),
             report: Report::default(),
@@ -138,15 +145,27 @@ pub async fn run(plan: Plan, keys: Option<Arc<Keys>>) -> Report {
             report.absorb(part);
         }
     }
+    finder.abort();
     report.seconds = started.elapsed().as_secs_f64();
     report.latencies.sort_unstable();
     report
 }
 
+/// Notices fronts that come and go.
+async fn find_fronts(places: Vec<Place>, fronts: Arc<ArcSwap<Vec<String>>>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let found = discover(&places).await;
+        if !found.is_empty() {
+            fronts.store(Arc::new(found));
+        }
+    }
+}
+
 impl Player {
     async fn play(&mut self, number: u64) {
         if self.plan.fresh_connections {
-            self.clients = self.plan.fronts.iter().map(|f| Client::new(f.clone(), MOST)).collect();
+            self.clients.clear();
         }
         let mut at = usize::try_from(number).unwrap_or(0);
         let Some(mut browser) = self.arrive(number, &mut at).await else { return };
@@ -180,7 +199,14 @@ impl Player {
         headers: &[(&'static str, &str)],
         body: Bytes,
     ) -> Result<crate::client::Answer, String> {
-        let client = &self.clients[at % self.clients.len()];
+        let fronts = self.fronts.load();
+        let Some(address) = at.checked_rem(fronts.len()).and_then(|i| fronts.get(i)) else {
+            return Err("no front".to_owned());
+        };
+        if !self.clients.contains_key(address) {
+            self.clients.insert(address.clone(), Client::new(address.clone(), MOST));
+        }
+        let client = &self.clients[address];
         match tokio::time::timeout(self.plan.patience, client.send(method, path, headers, body)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err("connection".to_owned()),

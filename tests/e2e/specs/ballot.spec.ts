@@ -81,6 +81,12 @@ async function vote(page: Page, label: string): Promise<string> {
   return (await page.locator(".receipt code").textContent()) ?? "";
 }
 
+/** How light a colour as computed styles write it is, from 0 to 1. */
+function luminance(colour: string): number {
+  const [red = 0, green = 0, blue = 0] = (colour.match(/[\d.]+/g) ?? []).map(Number);
+  return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
+}
+
 async function fits(page: Page): Promise<void> {
   const beyond = await page.evaluate(
     () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
@@ -117,6 +123,9 @@ test("a vote is recorded, changed, counted live, and its receipt verifies after 
   await expect(watching.locator("#state")).toHaveText("Final", { timeout: 30_000 });
   await expect(watching.getByRole("link", { name: "All counted ballots" })).toBeVisible();
   await watching.screenshot({ path: path.join(SCREENS, "ballot-results.png"), fullPage: true });
+  await watching.emulateMedia({ colorScheme: "dark" });
+  await watching.screenshot({ path: path.join(SCREENS, "ballot-results-dark.png"), fullPage: true });
+  await watching.emulateMedia({ colorScheme: "light" });
 
   const check = async (receipt: string) => {
     await watching.goto(`${base}/check`);
@@ -169,7 +178,12 @@ test("fits a phone, and reads well aloud", async ({ page }) => {
   await expect(page.getByRole("status")).toContainText("Your vote is recorded");
   await fits(page);
   await page.screenshot({ path: path.join(SCREENS, "ballot-phone.png"), fullPage: true });
+  await page.emulateMedia({ colorScheme: "dark" });
+  const paper = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  expect(luminance(paper), `${paper} is dark`).toBeLessThan(0.2);
+  await page.screenshot({ path: path.join(SCREENS, "ballot-phone-dark.png"), fullPage: true });
   await page.goto(`${base}/polls/phone/results`);
   await expect(page.getByRole("table")).toBeVisible();
   await fits(page);
+  await page.screenshot({ path: path.join(SCREENS, "ballot-phone-results-dark.png"), fullPage: true });
 });

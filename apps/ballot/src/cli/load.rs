@@ -16,6 +16,7 @@ use crate::ids::PollId;
 use crate::load::{self, Dialect, Plan, Report};
 use crate::proof::hex;
 use crate::store::Database;
+use crate::worker::{Place, discover};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum System {
@@ -27,9 +28,9 @@ enum System {
 pub(super) struct LoadArgs {
     #[command(flatten)]
     keys: KeyArgs,
-    /// Fronts, as HOST:PORT
+    /// Where fronts are: HOST:PORT, or dns:NAME:PORT for a name with one address per front
     #[arg(long, value_delimiter = ',', required = true)]
-    fronts: Vec<String>,
+    fronts: Vec<Place>,
     #[arg(long, default_value = "pets")]
     poll: PollId,
     #[arg(long, default_value_t = 1_000)]
@@ -59,7 +60,9 @@ pub(super) struct LoadArgs {
     system: System,
 }
 
-async fn options(front: &str, poll: &PollId) -> Result<Vec<String>, String> {
+async fn options(fronts: &[Place], poll: &PollId) -> Result<Vec<String>, String> {
+    let found = discover(fronts).await;
+    let front = found.first().ok_or("there is no front at these places")?;
     let client = Client::new(front, 1 << 20);
     let path = format!("/api/v1/polls/{poll}");
     let answer = client.send(Method::GET, &path, &[], Bytes::new()).await.map_err(|e| e.to_string())?;
@@ -74,7 +77,7 @@ pub(super) async fn run(args: LoadArgs) -> Result<ExitCode, String> {
         System::Peer => Dialect::Peer,
     };
     let options = match dialect {
-        Dialect::Ballot => options(&args.fronts[0], &args.poll).await?,
+        Dialect::Ballot => options(&args.fronts, &args.poll).await?,
         Dialect::Peer => vec!["a".to_owned(), "b".to_owned()],
     };
     let keys = match (dialect, &args.store) {

@@ -224,9 +224,14 @@ impl Front {
         self.log
     }
 
+    /// Whether a worker has entered this front's log in the database.
+    fn is_enrolled(&self) -> bool {
+        self.enrolled.load(Ordering::Acquire)
+    }
+
     /// Why this front takes no ballots now, if it does not.
     pub fn unready(&self) -> Option<String> {
-        if !self.enrolled.load(Ordering::Acquire) {
+        if !self.is_enrolled() {
             return Some("this front's log is new and no worker has enrolled it yet".to_owned());
         }
         self.intake.refusing().map(|r| r.to_string())
@@ -294,7 +299,7 @@ impl Front {
             start: self.intake.spool().standing().start,
             end: moment.end,
             reading: if self.sealed.load(Ordering::Acquire) { SEALED } else { moment.reading },
-            enrolled: self.enrolled.load(Ordering::Acquire),
+            enrolled: self.is_enrolled(),
         };
         let mut states = vec![own];
         for adopted in self.adopted.read().iter() {
@@ -329,7 +334,7 @@ impl Front {
 
     fn set_enrolled(&self, log: LogId) -> Result<(), SpoolError> {
         if log == self.log {
-            if !self.enrolled.load(Ordering::Acquire) {
+            if !self.is_enrolled() {
                 mark(&self.dir, ENROLLED_FILE)?;
                 self.enrolled.store(true, Ordering::Release);
             }
@@ -375,12 +380,14 @@ fn kept_polls(dir: &Path) -> Option<Vec<Poll>> {
     serde_json::from_slice(&bytes).ok()
 }
 
+/// Beside the old polls first: a disk without room for new ones must not cost the old ones.
 fn keep_polls(dir: &Path, polls: &[Poll]) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
-    let bytes = serde_json::to_vec(polls)?;
-    let file = disk::OpenOptions::new().write(true).create(true).truncate(true).open(dir.join(POLLS_FILE))?;
+    let (bytes, new) = (serde_json::to_vec(polls)?, dir.join("polls.new"));
+    let file = disk::OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
     file.write_all_at(&bytes, 0)?;
     file.sync_all()?;
+    disk::rename(&new, dir.join(POLLS_FILE))?;
     disk::sync_dir(dir)
 }
 

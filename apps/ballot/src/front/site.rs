@@ -72,7 +72,13 @@ impl Front {
     }
 
     fn find(&self, id: &str) -> Result<Arc<OpenPoll>, Problem> {
-        let none = || Problem::new(StatusCode::NOT_FOUND, "no_such_poll", "there is no such poll");
+        let none = || match self.unready() {
+            // A front that no worker has met yet does not know its polls.
+            Some(why) if !self.is_enrolled() => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)
+            }
+            _ => Problem::new(StatusCode::NOT_FOUND, "no_such_poll", "there is no such poll"),
+        };
         self.catalogue.load().get(id).cloned().ok_or_else(none)
     }
 

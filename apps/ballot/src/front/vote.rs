@@ -257,7 +257,7 @@ impl Front {
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_often", detail));
         }
         self.may_change(open, voter, shown.voted, now_ms)?;
-        if !self.enrolled.load(std::sync::atomic::Ordering::Acquire) {
+        if !self.is_enrolled() {
             let detail = self.unready().unwrap_or_default();
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail));
         }

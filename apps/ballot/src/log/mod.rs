@@ -375,7 +375,8 @@ impl SegmentLog {
         Ok(chunk)
     }
 
-    fn forget(&self, upto: Seq) -> Result<(), SpoolError> {
+    /// Answers whether anything went.
+    fn forget(&self, upto: Seq) -> Result<bool, SpoolError> {
         let mut gone = Vec::new();
         {
             let mut shelves = self.shelves.write();
@@ -391,9 +392,10 @@ impl SegmentLog {
             disk::remove_file(&path).map_err(|e| failed("cannot remove", &path, &e))?;
         }
         if gone.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        disk::sync_dir(&self.options.dir).map_err(|e| failed("cannot sync", &self.options.dir, &e))
+        disk::sync_dir(&self.options.dir).map_err(|e| failed("cannot sync", &self.options.dir, &e))?;
+        Ok(true)
     }
 }
 
@@ -492,7 +494,12 @@ impl Spool for SegmentLog {
     }
 
     fn release(&self, upto: Seq) -> BoxFuture<'_, Result<(), SpoolError>> {
-        Box::pin(async move { self.forget(upto) })
+        Box::pin(async move {
+            if self.forget(upto)? {
+                self.try_make_room().await;
+            }
+            Ok(())
+        })
     }
 
     fn room(&self) -> u64 {

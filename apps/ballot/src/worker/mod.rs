@@ -158,7 +158,13 @@ impl<T: Tally> Worker<T> {
             tracing::warn!(front = %survey.front, offset_ms, "the front's clock differs from this worker's");
         }
         if answered_ms.abs_diff(memory.polls_ms) >= LOOK_MS {
-            self.bring_polls(source, &survey).await?;
+            match self.bring_polls(source, &survey).await {
+                // A front whose disk is full cannot keep new polls, and only taking its ballots makes room.
+                Err(WorkError::Source(error @ SourceError::Refused { .. })) => {
+                    tracing::warn!(%error, "the front does not take the polls");
+                }
+                other => other?,
+            }
             memory.polls_ms = answered_ms;
         }
         let mut given = 0;

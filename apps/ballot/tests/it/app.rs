@@ -138,7 +138,7 @@ impl Browser {
         browser
     }
 
-    fn keep(&mut self, answer: &Answer) {
+    pub(crate) fn keep(&mut self, answer: &Answer) {
         if let Some(value) = answer.headers.get("set-cookie") {
             self.cookie = value.to_str().expect("text").split(';').next().expect("a pair").to_owned();
         }
