@@ -25,7 +25,9 @@ impl Authority {
             return None;
         }
         let port = match port.strip_prefix(':') {
-            None => None,
+            None if port.is_empty() => None,
+            // Something else behind an address in brackets.
+            None => return None,
             Some(digits) => {
                 let good = (1..=5).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
                 Some(digits.parse().ok().filter(|_| good)?)
