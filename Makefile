@@ -52,3 +52,4 @@ clean: ## Remove what was built, the data of `make run` included
 	rm -rf .run .tools tests/e2e/out tests/e2e/node_modules
 
 -include apps/ballot/ballot.mk
+-include bench/bench.mk

@@ -20,6 +20,8 @@ mod error;
 mod exchange;
 mod forward;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod handover;
 mod listen;

@@ -72,7 +72,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// The file a path below the mount path names, when it may name one. Ends with `/` where the path does.
-fn relative_path(path: &str) -> Option<PathBuf> {
+pub(crate) fn relative_path(path: &str) -> Option<PathBuf> {
     let mut relative = PathBuf::new();
     let mut segments = path.split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -287,6 +287,18 @@ fn parse_range(text: &str, len: u64) -> Option<Range> {
         }
     };
     Some(if first >= len { Range::Unsatisfiable } else { Range::Part { first, last } })
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn check_range(text: &str, len: u64) {
+    if let Some(Range::Part { first, last }) = parse_range(text, len) {
+        assert!(first <= last && last < len, "{text} of {len}: {first} to {last}");
+    }
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn check_date(text: &str) {
+    let _ = parse_date(text);
 }
 
 fn content_type(path: &Path) -> &'static str {

@@ -138,8 +138,11 @@ impl KeyRing {
         self.force.keys().iter().map(|key| format!("{:08x}", u32::from_be_bytes(key.id))).collect()
     }
 
-    /// The text form, as in the file. The position of a mistake comes back as its line.
-    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+    /// The text form, as in the file.
+    ///
+    /// # Errors
+    /// The line that is wrong, from 1, and what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
         let mut keys: Vec<Key> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();

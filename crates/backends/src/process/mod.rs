@@ -15,6 +15,8 @@ mod cgroup;
 mod environment;
 mod exit;
 mod folder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod launching;
 mod logs;

@@ -224,7 +224,8 @@ pub(crate) fn read_config(file: &Path) -> Result<Option<String>, Problems> {
     }
 }
 
-fn own_keys(file: &Path, text: &str) -> Result<AppKeys, Problems> {
+/// The keys of an app's own `skep.toml`.
+pub(crate) fn own_keys(file: &Path, text: &str) -> Result<AppKeys, Problems> {
     let document = Document::parse(file, text)?;
     let mut root = document.root();
     let keys = AppKeys::read(&mut root, file.parent().unwrap_or(Path::new("/")));

@@ -50,21 +50,33 @@ enum Kind {
 }
 
 /// A config in Skep's notation and the story of how it came about.
-struct Imported {
-    toml: String,
+pub(crate) struct Imported {
+    pub(crate) toml: String,
     notes: Vec<Note>,
+}
+
+impl Imported {
+    /// The file that was read has mistakes; what was made of it is of no use.
+    pub(crate) fn is_wrong(&self) -> bool {
+        self.notes.iter().any(|note| note.kind == Kind::Wrong)
+    }
+}
+
+/// The text of a shiny-server.conf, carried over.
+pub(crate) fn shiny_server_conf(text: &str) -> Imported {
+    match shiny_conf::parse(text) {
+        Ok(directives) => shiny_server::import(&directives),
+        Err(wrong) => Imported { toml: String::new(), notes: vec![wrong] },
+    }
 }
 
 pub(crate) fn run(command: &ImportCommand) -> anyhow::Result<ExitCode> {
     let ImportCommand::ShinyServer(args) = command;
     let text = std::fs::read_to_string(&args.file)
         .with_context(|| format!("{} cannot be read", args.file.display()))?;
-    let imported = match shiny_conf::parse(&text) {
-        Ok(directives) => shiny_server::import(&directives),
-        Err(wrong) => Imported { toml: String::new(), notes: vec![wrong] },
-    };
+    let imported = shiny_server_conf(&text);
     report(&args.file, &imported.notes)?;
-    if imported.notes.iter().any(|note| note.kind == Kind::Wrong) {
+    if imported.is_wrong() {
         return Ok(ExitCode::FAILURE);
     }
     io::stdout().write_all(imported.toml.as_bytes())?;

@@ -1,0 +1,159 @@
+//! The targets and what each promises.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use skep_backends::process::fuzzing::shim_protocol;
+use skep_edge::fuzzing::{fields, frames, paths, request, response};
+use skep_identity::cookies::{login_path, safe_target, values};
+use skep_identity::{GuestSealer, KeyRing, LoginCookie, SEAT_COOKIE, SeatSealer, SessionId, SessionSealer};
+use skep_model::{AppId, InstanceId, UserName};
+
+use crate::config::ServerFile;
+use crate::config::discover::own_keys;
+use crate::config::problem::Problems;
+use crate::import::shiny_server_conf;
+
+pub(crate) const ALL: [(&str, fn(&[u8])); 13] = [
+    ("request-head", request),
+    ("response-head", response),
+    ("paths", paths),
+    ("forwarded-fields", fields),
+    ("websocket-frames", frames),
+    ("cookies", cookies),
+    ("cookie-contents", cookie_contents),
+    ("key-ring", key_ring),
+    ("server-config", server_config),
+    ("app-config", app_config),
+    ("import-shiny-server", import),
+    ("shim-protocol", shim_protocol),
+    ("names", names),
+];
+
+/// Each problem can be told, and tells where.
+fn tell(problems: &Problems) {
+    assert!(!problems.0.is_empty());
+    for problem in &problems.0 {
+        assert!(!problem.to_string().is_empty());
+        assert!(problem.at.is_none_or(|(line, column)| line > 0 && column > 0));
+    }
+}
+
+fn server_config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(problems) = ServerFile::parse(Path::new("/etc/skep/skep.toml"), text) {
+        tell(&problems);
+    }
+}
+
+fn app_config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(problems) = own_keys(Path::new("/srv/apps/sales/skep.toml"), text) {
+        tell(&problems);
+    }
+}
+
+/// Whatever is imported without a complaint is a config that Skep reads.
+fn import(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let imported = shiny_server_conf(text);
+    if imported.is_wrong() {
+        return;
+    }
+    if let Err(problems) = ServerFile::parse(Path::new("/etc/skep/skep.toml"), &imported.toml) {
+        let all: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+        panic!("what was imported is refused: {}\n{}", all.join("\n"), imported.toml);
+    }
+}
+
+struct Sealers {
+    ring: KeyRing,
+    seats: SeatSealer,
+    sessions: SessionSealer,
+    guests: GuestSealer,
+    app: AppId,
+}
+
+/// The same in every run, so that findings can be repeated.
+fn sealers() -> &'static Sealers {
+    static SEALERS: OnceLock<Sealers> = OnceLock::new();
+    SEALERS.get_or_init(|| {
+        let ring =
+            KeyRing::parse("v1 00000001 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n").expect("a ring");
+        let (seats, sessions) = (SeatSealer::new(&ring), SessionSealer::new(&ring));
+        Sealers {
+            guests: GuestSealer::new(&ring),
+            ring,
+            seats,
+            sessions,
+            app: "sales".parse().expect("an id"),
+        }
+    })
+}
+
+/// Cookie headers from outside: nobody without the key makes one that opens.
+fn cookies(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let sealers = sealers();
+    for name in [SEAT_COOKIE, LoginCookie::Host.name(), LoginCookie::Plain.name()] {
+        for value in values(text, name).chain([text]) {
+            assert_eq!(sealers.seats.open(&sealers.app, value), None);
+            assert_eq!(sealers.guests.open(value), None);
+            for cookie in [LoginCookie::Host, LoginCookie::Plain] {
+                assert_eq!(sealers.sessions.open(cookie, value, 0), None);
+            }
+        }
+    }
+    let target = safe_target(text);
+    assert!(target.starts_with('/') && !target.starts_with("//") && !target.contains(['\\', '\r', '\n']));
+    let login = login_path(text);
+    assert!(login.bytes().all(|byte| byte.is_ascii_graphic()), "{login}");
+}
+
+/// What is inside a seal that opens: another version of ours may have made it.
+fn cookie_contents(bytes: &[u8]) {
+    let sealers = sealers();
+    let names = [LoginCookie::Host.name(), LoginCookie::Plain.name(), SEAT_COOKIE];
+    let [host, _, seat] = names.map(|name| sealers.ring.sealer(name));
+    if let Ok(text) = seat.seal(sealers.app.as_str(), bytes) {
+        let cookie = sealers.seats.open(&sealers.app, &text);
+        if let Some(cookie) = cookie {
+            let again = sealers.seats.seal(&sealers.app, &cookie).expect("random numbers");
+            assert_eq!(sealers.seats.open(&sealers.app, &again), Some(cookie));
+        }
+    }
+    if let Ok(text) = host.seal("", bytes) {
+        for now in [0, 1_800_000_000_000, i64::MAX] {
+            if let Some(opened) = sealers.sessions.open(LoginCookie::Host, &text, now) {
+                assert!(opened.session.is_live(now));
+            }
+        }
+        assert_eq!(sealers.sessions.open(LoginCookie::Plain, &text, 0), None);
+    }
+}
+
+fn key_ring(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match KeyRing::parse(text) {
+        Ok(ring) => assert!(!ring.is_empty() && ring.len() <= skep_identity::MAX_KEYS),
+        Err((line, what)) => assert!(line > 0 && !what.is_empty()),
+    }
+}
+
+/// Names and ids are written as they are read.
+fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(id) = text.parse::<AppId>() {
+        assert_eq!(id.as_str(), text);
+        assert!(!text.contains(['/', '.', '%']), "{text}");
+    }
+    if let Ok(id) = text.parse::<InstanceId>() {
+        assert_eq!(id.to_string(), text);
+    }
+    if let Some(id) = SessionId::parse(text) {
+        assert_eq!(id.to_string(), text);
+    }
+    if let Ok(name) = text.parse::<UserName>() {
+        assert_eq!(name.as_str().parse::<UserName>().as_ref(), Ok(&name));
+    }
+}
