@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use skep_edge::{Certificates, EdgeError, HostRule};
+use skep_edge::{Certificates, EdgeError, HostRule, Limits};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -122,4 +123,23 @@ async fn plain_http_to_a_tls_port_is_ended() {
     client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let rest = client.rest().await;
     assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_stands_still_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    issue(dir.path());
+    let certificates =
+        Certificates::from_files(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+    let limits = Limits { head_timeout: Duration::from_secs(1), ..Limits::default() };
+    let setup = Setup { tls: Some(certificates), hosts: HostRule::Any, limits, ..Setup::default() };
+    let world = World::with(setup).await;
+    let mut silent = world.client().await;
+    let mut begun = world.client().await;
+    // The head of a TLS record that announces a client hello of 512 bytes, and a byte of it.
+    begun.send(&b"\x16\x03\x01\x02\x00\x01"[..]).await;
+    for client in [&mut silent, &mut begun] {
+        let rest = tokio::time::timeout(Duration::from_secs(8), client.rest()).await;
+        assert!(rest.expect("the connection's end").is_empty());
+    }
 }

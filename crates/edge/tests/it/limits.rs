@@ -129,6 +129,27 @@ async fn heads_have_a_size() {
 }
 
 #[tokio::test]
+async fn framing_of_chunks_has_a_size() {
+    let world = limited(short()).await;
+    let head = "POST /keep/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let extensions = format!("1;{}\r\na\r\n", "e".repeat(1_000_000));
+    let many = "1;eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee\r\na\r\n".repeat(20_000);
+    let trailers = format!("0\r\n{}\r\n", "X: y\r\n".repeat(200_000));
+    let zeros = format!("{}1\r\na\r\n", "0".repeat(1_000_000));
+    for (name, body) in
+        [("extension", extensions), ("extensions", many), ("trailers", trailers), ("zeros", zeros)]
+    {
+        let mut client = world.client().await;
+        client.send(head).await;
+        // The server may hang up in the middle: that is the point.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, body.as_bytes()).await;
+        let text = String::from_utf8_lossy(&client.rest().await).into_owned();
+        assert!(!text.contains(" 200 "), "{name}: {text}");
+    }
+    eventually("the connections' end", || (world.edge.open_connections() == 0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_connection_has_so_many_requests() {
     let world = limited(Limits { requests_per_connection: 3, ..Limits::default() }).await;
     let mut client = world.client().await;
