@@ -269,9 +269,9 @@ async fn forward(
         exchange.note_instance(&upstream.instance);
         exchange.hold_lease(lease);
     }
-    let page = visit.navigation.then(|| own::copy_of(&visit.parts));
+    let copy = || (own::copy_of(&visit.parts), visit.client.clone(), visit.principal.clone());
+    let page = visit.navigation.then(copy);
     let uri = visit.parts.uri.clone();
-    let (client, principal) = (visit.client.clone(), visit.principal.clone());
     let onward = Onward {
         client: &visit.client,
         peer: conn.state.peer,
@@ -299,7 +299,7 @@ async fn forward(
     {
         // A page load is as it came. The rest has lost its cookies by now and sits down as a new visitor.
         visit.parts.uri = uri;
-        if let Some(page) = page {
+        if let Some((page, ..)) = page {
             visit.parts.headers = page.headers;
         }
         return Ok(Err(visit));
@@ -307,7 +307,7 @@ async fn forward(
     if let Some(exchange) = exchange {
         exchange.note_broken(&lost.broken.to_string());
     }
-    let Some(parts) = page else { return Err(problem_of(&lost.broken).into()) };
+    let Some((parts, client, principal)) = page else { return Err(problem_of(&lost.broken).into()) };
     let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: lost.broken.to_string() };
     Ok(Ok(own::page(conn, parts, client, principal, purpose).await?))
 }

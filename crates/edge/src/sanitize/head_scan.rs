@@ -153,7 +153,8 @@ impl HeadScan {
         }
         if self.request_line_seen {
             if self.carried == 0 {
-                self.field(tail, true);
+                // No more of it than of a line that came in pieces: how a line is cut must not matter.
+                self.field(tail.get(..KEEP).unwrap_or(tail), len <= KEEP);
             } else {
                 self.keep(tail);
                 let whole = self.line_len <= KEEP;
