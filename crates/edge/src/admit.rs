@@ -13,6 +13,7 @@ use skep_identity::{Admission, Decision, GuestSealer, KeyRing, LoginCookie, Sess
 use skep_model::{AppSpec, Principal};
 
 use crate::body::EdgeBody;
+use crate::console_host::Elsewhere;
 use crate::control_call::Purpose;
 use crate::exchange::Exchange;
 use crate::guard::Guard;
@@ -57,6 +58,16 @@ pub(crate) fn admit(
     }
     let headers = &visit.parts.headers;
     visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
+    if let Some(console) = &conn.worker.shared.console {
+        let app = matches!(target, Target::App(_) | Target::Site(_) | Target::Slash(_));
+        match console.check(&visit.host, visit.client.https, &visit.parts.uri, app, visit.navigation) {
+            Ok(()) => {}
+            Err(Elsewhere::Moved(location)) => {
+                return Ok(Admitted::Answer(Box::new(see_other(&location))));
+            }
+            Err(Elsewhere::Refused(problem)) => return Err(problem),
+        }
+    }
     let admission = conn.worker.admission();
     let session = logged_in(conn, visit, &admission, cookies);
     check_site(visit, target, session.is_some())?;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::access_log::AccessLog;
+use crate::console_host::ConsoleHost;
 use crate::tls::Certificates;
 
 /// The edge's configuration.
@@ -20,6 +21,8 @@ pub struct EdgeConfig {
     /// Peers whose forwarded headers count.
     pub trusted_proxies: Vec<Cidr>,
     pub hosts: HostRule,
+    /// The console on a host of its own; `None`: beside the apps.
+    pub console: Option<ConsoleHost>,
     pub access_log: Option<AccessLog>,
 }
 

@@ -87,6 +87,7 @@ impl Edge {
             limits: config.limits,
             trusted_proxies: config.trusted_proxies,
             hosts: config.hosts,
+            console: config.console,
             handle,
             seats: SeatSealer::new(keys),
             doors: Doors::new(keys),

@@ -14,6 +14,7 @@ mod body;
 mod claim;
 mod config;
 mod conn;
+mod console_host;
 mod control_call;
 mod edge;
 mod error;
@@ -40,6 +41,7 @@ mod worker;
 
 pub use access_log::{AccessLog, LogFormat};
 pub use config::{BadCidr, Cidr, EdgeConfig, HostRule, Limits, ListenSocket, ListenerConfig};
+pub use console_host::ConsoleHost;
 pub use control_call::{CallBody, Client, ControlCall, Purpose, ReplyBody};
 pub use edge::Edge;
 pub use error::EdgeError;

@@ -24,6 +24,7 @@ use crate::access_log::{LogBuffer, Record};
 use crate::admit::{Doors, now_ms};
 use crate::config::{Cidr, HostRule, Limits};
 use crate::conn::{Accepted, ClientIo, ConnState, PlainIo, TICK, set_tick};
+use crate::console_host::ConsoleHost;
 use crate::control_call::ControlCall;
 use crate::guard::Guard;
 use crate::listen::{Arrival, ArrivingSocket, Listener};
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: Vec<Cidr>,
     pub(crate) hosts: HostRule,
+    pub(crate) console: Option<ConsoleHost>,
     pub(crate) handle: Handle,
     pub(crate) seats: SeatSealer,
     pub(crate) doors: Doors,

@@ -18,7 +18,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use skep_backends::process::{ProcessBackend, ProcessConfig};
 use skep_control::{Control, ControlConfig, Deps, LoginConfig, LoginDeps, ServerOrder};
-use skep_edge::{Certificates, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable};
+use skep_edge::{
+    Certificates, ConsoleHost, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable,
+};
 use skep_identity::KeyRing;
 use skep_launch::driver::{self, DriverConfig, DriverTask};
 use skep_launch::pool::PoolConfig;
@@ -467,6 +469,11 @@ fn edge_config(
     }
     let mut also = server.allowed_hosts.clone();
     also.extend(server.public_url.as_ref().map(|url| url.host().to_owned()));
+    also.extend(server.console_host.clone());
+    let console = server
+        .console_host
+        .clone()
+        .map(|host| ConsoleHost { host, public_url: server.public_url.as_ref().map(|url| url.0.clone()) });
     let usual = skep_edge::Limits::default();
     Ok(EdgeConfig {
         listeners,
@@ -483,6 +490,7 @@ fn edge_config(
             Provider::None if !args.insecure_no_auth => HostRule::Loopback { also },
             _ => HostRule::Any,
         },
+        console,
         access_log: listen::access_log(server)?,
     })
 }

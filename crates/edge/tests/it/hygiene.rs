@@ -277,3 +277,31 @@ async fn our_own_paths_are_for_our_own_pages() {
     // What a client claims to be does not reach our pages either, its cookies do.
     assert_eq!(world.calls.lock().len(), 2);
 }
+
+#[tokio::test]
+async fn the_console_has_its_host_to_itself() {
+    let console = skep_edge::ConsoleHost {
+        host: "console.localhost".to_owned(),
+        public_url: Some("http://apps.localhost".to_owned()),
+    };
+    let setup = Setup { hosts: HostRule::Any, console: Some(console), ..Setup::default() };
+    let world = World::with(setup).await;
+    world.warm_up().await;
+    let before = world.seen().len();
+    let page = "Accept: text/html\r\n";
+    for (host, path, more, status, location) in [
+        ("console.localhost", "/keep/x", "", 421, None),
+        ("console.localhost", "/keep/x?y", page, 303, Some("http://apps.localhost/keep/x?y")),
+        ("console.localhost", "/keep", "", 421, None),
+        ("localhost", "/_skep/api/v1/apps", "", 421, None),
+        ("localhost:81", "/_skep/console/", page, 303, Some("http://console.localhost:81/_skep/console/")),
+        ("localhost", "/keep/x", "", 200, None),
+        ("console.localhost", "/_skep/api/v1/apps", "", 200, None),
+    ] {
+        let mut client = world.client().await;
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.field("location")), (status, location), "{host} {path}");
+    }
+    assert_eq!(world.seen().len(), before + 1, "one request was for the app");
+}

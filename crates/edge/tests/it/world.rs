@@ -148,6 +148,7 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) trusted: Vec<&'static str>,
     pub(crate) hosts: HostRule,
+    pub(crate) console: Option<skep_edge::ConsoleHost>,
     pub(crate) unix: bool,
     /// The backend hands out streams that are no plain sockets.
     pub(crate) opaque: bool,
@@ -171,6 +172,7 @@ impl Default for Setup {
             limits: Limits::default(),
             trusted: vec![],
             hosts: HostRule::Loopback { also: vec![] },
+            console: None,
             unix: false,
             opaque: false,
             tls: None,
@@ -243,6 +245,7 @@ impl World {
             limits: setup.limits,
             trusted_proxies: setup.trusted.iter().map(|range| range.parse().unwrap()).collect(),
             hosts: setup.hosts,
+            console: setup.console,
             access_log: Some(skep_edge::AccessLog {
                 format: skep_edge::LogFormat::Json,
                 writer: Box::new(Kept(Arc::clone(&log))),

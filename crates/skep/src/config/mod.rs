@@ -204,9 +204,10 @@ fn warnings(file: &ServerFile, apps: &[Arc<AppSpec>]) -> Vec<String> {
             warnings.push(id.problem("describes an app that is not there", mend).to_string());
         }
     }
-    if file.server.console_host.is_some() {
-        warnings
-            .push("`server.console_host` has no effect yet: there is no console without a login".to_owned());
+    if file.server.console_host.is_some() && file.server.public_url.is_none() {
+        let text = "`server.console_host` without `server.public_url`: links to apps on the console's host are refused \
+                    instead of leading to where apps are";
+        warnings.push(text.to_owned());
     }
     for app in apps {
         let rules = !app.access.users.is_empty() || !app.access.groups.is_empty();

@@ -206,8 +206,11 @@ fn server(mut section: Section<'_, '_>, base: &Path) -> ServerKeys {
             .unwrap_or_default(),
         console_host: section.parsed(
             "console_host",
-            "write a host name like \"console.example.org\"",
-            host_name,
+            "write a host name like \"console.example.org\", without a port",
+            |text| match host_name(text) {
+                Ok(host) if host.contains(':') => Err(format!("is \"{text}\", which has a port")),
+                other => other,
+            },
         ),
         cookie_key_file: section.text("cookie_key_file").map(file),
         access_log: section
