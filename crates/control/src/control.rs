@@ -14,15 +14,17 @@ use skep_edge::{Client, ControlCall, Purpose, ReplyBody};
 use skep_identity::Admission;
 use skep_launch::{Backend, BackendError, Handle, LogQuery};
 use skep_model::{AppId, AppSpec, Event, InstanceId, Mount, Principal, SeatId};
-use skep_store::{Journal, Store, StoreError};
+use skep_store::{Journal, Store, StoreError, Usage};
 use skep_telemetry::Exposition;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::api::ServerOrder;
 use crate::login::{Login, LoginDeps};
 use crate::reconcile::record::{self, RecordState};
+use crate::reconcile::usage;
 use crate::rights::{Caller, Rights};
 use crate::roster::Roster;
 use crate::streams::Streams;
@@ -186,6 +188,11 @@ impl Control {
         record::run(self.0.deps.store.journal(), events, &self.0.record, retention).await;
     }
 
+    /// Counts visits until `end`.
+    pub async fn count_visits(self, end: CancellationToken) {
+        usage::run(&self.0.deps.handle, &self.0.deps.store.usage(), &end).await;
+    }
+
     async fn answer(&self, own: axum::Router, call: ControlCall) {
         let ControlCall { purpose, request, client, principal, mut reply } = call;
         let name = purpose_name(&purpose);
@@ -306,6 +313,10 @@ impl Control {
 
     pub(crate) fn journal(&self) -> Journal {
         self.0.deps.store.journal()
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.0.deps.store.usage()
     }
 
     pub(crate) fn exposition(&self) -> &Exposition {

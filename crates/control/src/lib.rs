@@ -11,6 +11,7 @@ mod control;
 mod follow;
 mod health;
 mod login;
+mod personal;
 mod reconcile;
 mod rights;
 mod roster;

@@ -1,3 +1,4 @@
 //! Tasks that keep something true.
 
 pub(crate) mod record;
+pub(crate) mod usage;

@@ -13,13 +13,15 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use skep_edge::Client;
+use skep_launch::InstanceView;
 use skep_model::AppSpec;
 
 use crate::api::{self, Problem};
 use crate::control::{Control, now_ms};
 use crate::rights::{Caller, Rights, same_site};
 use crate::ui::portal::{PortalView, Visitor};
-use crate::{health, login, ui};
+use crate::ui::running::Row;
+use crate::{health, login, personal, ui};
 
 /// Bytes of a request's body that are read at most; our largest is a form with one address in it.
 const MAX_BODY: usize = 64 * 1024;
@@ -37,6 +39,7 @@ pub(crate) fn visitors(control: Control) -> Router {
         .route("/_skep/health/live", get(health::live))
         .route("/_skep/health/ready", get(health::ready))
         .merge(login::forms::routes())
+        .merge(personal::routes())
         .nest("/_skep/api/v1", api::routes())
         .fallback(nothing_here)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -104,14 +107,26 @@ async fn portal(
     if visitor == Visitor::LoggedOut && !control.handle().apps().iter().any(|spec| caller.may_open(spec)) {
         return login::forms::see_other("/_skep/login", None);
     }
-    let view = PortalView { site: &control.config().site, query: query.trim(), running: &running, visitor };
+    let own = personal::own(&control, &caller).await;
+    let site = &control.config().site;
+    let view = PortalView { site, query: query.trim(), running: &running, visitor, own: &own };
     control.cards().page(&view, |spec| caller.may_open(spec)).respond()
 }
 
 async fn running(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Response<Body> {
     let apps: Vec<Arc<AppSpec>> =
         control.handle().apps().into_iter().filter(|spec| caller.may_open(spec)).collect();
-    ui::running::page(&apps, &control.handle().instances(), now_ms(), control.portal_path()).respond()
+    let instances = control.handle().instances();
+    let sittings = caller.user().map(|user| control.handle().sittings(user)).unwrap_or_default();
+    let mine = |view: &InstanceView| sittings.iter().any(|sitting| sitting.instance == view.id);
+    let rows: Vec<Row<'_>> = instances
+        .iter()
+        .filter_map(|view| {
+            let spec = apps.iter().find(|spec| spec.id == view.app)?;
+            Some(Row { spec, view, mine: mine(view), may_stop: personal::may_stop(&caller, spec, view) })
+        })
+        .collect();
+    ui::running::page(&rows, now_ms(), control.portal_path()).respond()
 }
 
 async fn icon(

@@ -19,6 +19,7 @@ use crate::handle::{
     Claim, InstanceView, LaunchFailure, LaunchStatus, Lease, Outcome, Refusal, Upstream, Waiting,
 };
 use crate::pool::{Action, Answer, GrantId, Granted, Input, Moment, Nonces, Pool, Ticket};
+use crate::visits::{VisitSums, Visits};
 
 /// What all leases of one granted seat have in common.
 pub(crate) struct HeldSeat {
@@ -101,6 +102,7 @@ struct State {
     /// Reused by every step.
     out: Vec<Action>,
     work: Work,
+    visits: VisitSums,
     /// The driver sleeps until it is woken, for nothing was alive.
     driver_asleep: bool,
 }
@@ -133,6 +135,7 @@ impl Desk {
             adopted: HashMap::new(),
             changes: HashMap::new(),
             out: Vec::new(),
+            visits: VisitSums::default(),
             work: Work::default(),
             driver_asleep: false,
         };
@@ -219,6 +222,10 @@ impl Desk {
     /// Looks without changing anything.
     pub(crate) fn read<R>(&self, f: impl FnOnce(&Pool) -> R) -> R {
         f(&self.state.lock().pool)
+    }
+
+    pub(crate) fn take_visits(&self) -> Vec<Visits> {
+        self.state.lock().visits.take()
     }
 
     pub(crate) fn status(&self, app: &AppId, seat: Option<SeatId>) -> LaunchStatus {
@@ -460,8 +467,11 @@ impl Desk {
                     held.revoke();
                 }
             }
-            Action::Free { grant, used, app } => {
+            Action::Free { grant, used, app, user, lasting } => {
                 state.seats.remove(&grant);
+                if lasting {
+                    state.visits.add(app.clone(), user, used);
+                }
                 *state.work.used.entry(app).or_default() += used;
             }
             Action::AskActivity { app, seat, grant } => {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use skep_model::{AppId, AppSpec, BackendKind, InstanceId, Prefix, Principal, Revision, SeatId};
+use skep_model::{AppId, AppSpec, BackendKind, InstanceId, Prefix, Principal, Revision, SeatId, UserName};
 use tokio::sync::oneshot;
 
 use crate::backend::{Dial, Stage};
 use crate::desk::{Desk, HeldSeat};
 use crate::pool::{Input, Pool, Ticket};
+use crate::visits::Visits;
 
 /// The launcher, shared by every event loop and the control plane. Cheap to clone.
 #[derive(Clone)]
@@ -152,6 +153,18 @@ impl Handle {
         seats.into_iter().map(row).collect()
     }
 
+    /// Where a user sits: one row per visit that goes on.
+    pub fn sittings(&self, user: &UserName) -> Vec<Sitting> {
+        let of_user = self.desk.read(|pool| pool.sittings(user));
+        let row = |(app, instance, since)| Sitting { app, instance, since_ms: self.desk.clock.wall(since) };
+        of_user.into_iter().map(row).collect()
+    }
+
+    /// The visits that have ended since this was last asked.
+    pub fn take_visits(&self) -> Vec<Visits> {
+        self.desk.take_visits()
+    }
+
     /// Hands everything over to a successor process. First nothing is stopped or kept warm any more, while whoever
     /// waits is still served and stops under way come to their end, for as long as `patience` allows. Then the launcher
     /// freezes: it grants nothing new ([`Refusal::ShuttingDown`]), starts and stops nothing, and the driver ends.
@@ -185,6 +198,15 @@ impl Handle {
         self.desk.end();
         self.desk.finished().await;
     }
+}
+
+/// A visit that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sitting {
+    pub app: AppId,
+    pub instance: InstanceId,
+    /// Milliseconds since the Unix epoch.
+    pub since_ms: i64,
 }
 
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ mod desk;
 pub mod driver;
 pub mod handle;
 pub mod pool;
+mod visits;
 
 pub use backend::{
     Adopted, Backend, BackendError, BackendEvent, Dial, ExitReport, LaunchOrder, Launched, LogQuery,
@@ -18,5 +19,6 @@ pub use backend::{
 };
 pub use handle::{
     Claim, ClaimKind, Handle, InstancePhase, InstanceView, LaunchStatus, Lease, Outcome, Refusal, SeatKey,
-    StopTarget, Upstream, Waiting,
+    Sitting, StopTarget, Upstream, Waiting,
 };
+pub use visits::Visits;

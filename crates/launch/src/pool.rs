@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_model::{AppId, AppSpec, EventKind, InstanceId, Principal, Revision, SeatId};
+use skep_model::{AppId, AppSpec, EventKind, InstanceId, Principal, Revision, SeatId, UserName};
 
 use crate::backend::{ExitReport, LaunchOrder, Stage};
 use crate::handle::{Claim, Refusal, StopTarget};
@@ -216,6 +216,9 @@ pub enum Action {
         grant: GrantId,
         used: Duration,
         app: AppId,
+        user: Option<UserName>,
+        /// It was a visit, rather than a single request's.
+        lasting: bool,
     },
     AskActivity {
         app: AppId,

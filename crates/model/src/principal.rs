@@ -71,3 +71,13 @@ pub enum Principal {
     /// A logged-in user and the groups the policy knows.
     User { name: UserName, groups: Vec<String> },
 }
+
+impl Principal {
+    /// The user who is logged in.
+    pub fn user(&self) -> Option<&UserName> {
+        match self {
+            Self::User { name, .. } => Some(name),
+            Self::Anonymous | Self::Guest(_) => None,
+        }
+    }
+}

@@ -29,6 +29,7 @@ use skep_model::{Event, EventKind};
 use skep_store::{Location, Store};
 use skep_telemetry::Exposition;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::{Everywhere, ServeArgs};
@@ -174,6 +175,7 @@ struct Server {
     edge: Edge,
     journal: mpsc::Sender<Event>,
     record: AbortOnDropHandle<()>,
+    count: Counting,
     live: live::Live,
     orders: mpsc::Receiver<ServerOrder>,
     /// Control socket and admin address.
@@ -228,6 +230,9 @@ impl Server {
         let (calls, calls_in) = mpsc::channel(CALL_QUEUE);
         tokio::spawn(control.clone().serve(calls_in));
         let record = AbortOnDropHandle::new(tokio::spawn(control.clone().record(events)));
+        let end_of_count = CancellationToken::new();
+        let count = control.clone().count_visits(end_of_count.clone());
+        let count = Counting { end: end_of_count, task: AbortOnDropHandle::new(tokio::spawn(count)) };
         let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
         let admission = control.admission();
         let edge = Edge::start_with_login(edge_config, handle.clone(), &keys, routes_seen, calls, admission)?;
@@ -245,6 +250,7 @@ impl Server {
             edge,
             journal,
             record,
+            count,
             orders,
             serving,
             listening,
@@ -303,6 +309,7 @@ impl Server {
             self.handle.shutdown(stop_apps).await;
             self.driver.ended().await;
             drop(self.journal);
+            self.count.finish().await;
             let _ = self.record.await;
         };
         tokio::select! {
@@ -368,6 +375,7 @@ impl Server {
         drop(self.orders);
         drop(self.journal);
         self.driver.ended().await;
+        self.count.finish().await;
         let _ = self.record.await;
         tokio::select! {
             () = successor.report_seats(&self.handle, TUNNELS_WITHIN) => {}
@@ -379,6 +387,19 @@ impl Server {
 
     fn note(&self, kind: EventKind, detail: String) {
         note(&self.journal, kind, detail);
+    }
+}
+
+/// The count of visits, which has a last word to write.
+struct Counting {
+    end: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Counting {
+    async fn finish(self) {
+        self.end.cancel();
+        let _ = self.task.await;
     }
 }
 

@@ -32,6 +32,22 @@
     shown()[0]?.focus();
   });
 
+  // A star is kept without loading the page anew; where that fails, the form does it.
+  grid.addEventListener("click", async (event) => {
+    const star = event.target.closest(".star");
+    if (!star) return;
+    event.preventDefault();
+    const body = new URLSearchParams({ [star.name]: star.value });
+    const answer = await fetch(star.form.action, { method: "POST", body, headers: { accept: "application/json" } });
+    if (!answer.ok) {
+      location.reload();
+      return;
+    }
+    const marked = star.name === "add";
+    star.name = marked ? "remove" : "add";
+    star.setAttribute("aria-pressed", String(marked));
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target === box;

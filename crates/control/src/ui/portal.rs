@@ -12,6 +12,7 @@ use skep_model::{AppId, AppSpec, Framework};
 use super::assets::PORTAL_SCRIPT;
 use super::html::Html;
 use super::page::{BIG_MARK, Frame, Page, tile};
+use crate::personal::{Own, specs_of};
 
 /// The rendered cards of one list of apps.
 #[derive(Default)]
@@ -36,6 +37,7 @@ pub(crate) struct PortalView<'a> {
     pub(crate) query: &'a str,
     pub(crate) running: &'a HashSet<AppId>,
     pub(crate) visitor: Visitor<'a>,
+    pub(crate) own: &'a Own,
 }
 
 /// Who looks at the page.
@@ -70,7 +72,11 @@ impl Cards {
             hits += u64::from(hit);
             // The others stay in the page, hidden, so that the script can go on filtering.
             list.raw(if hit { "<li>" } else { "<li hidden>" }).add(&card.before);
-            list.raw(state(&card.spec, view.running)).raw("</u></a></li>\n");
+            list.raw(state(&card.spec, view.running)).raw("</u></a>");
+            if let Some(favourites) = &view.own.favourites {
+                star(&mut list, &card.spec, favourites.contains(&card.spec.id));
+            }
+            list.raw("</li>\n");
         }
         let mut html = Html::with_capacity(list.len() + 2048);
         html.raw("<a class=\"skip\" href=\"#apps\">Skip to the apps</a>\n<div class=\"wide\">\n");
@@ -103,6 +109,12 @@ impl Cards {
             };
             html.raw(words);
         } else {
+            if words.is_empty() {
+                self.shortcuts(&mut html, view.own, &may_open);
+            }
+            if view.own.favourites.is_some() {
+                html.raw("<form id=\"star\" method=\"post\" action=\"/_skep/favourites\"></form>\n");
+            }
             html.raw("<ul class=\"grid\" id=\"apps\" tabindex=\"-1\" aria-label=\"Apps\">\n");
             html.add(&list).raw("</ul>\n");
         }
@@ -110,6 +122,39 @@ impl Cards {
         let script = (total > 0).then_some(&*PORTAL_SCRIPT);
         Page { layout: "portal", script, ..Page::new(StatusCode::OK, view.site, Frame::Own, html) }
     }
+}
+
+impl Cards {
+    /// Favourites, what was used last, and what runs for this person: short links above the cards.
+    fn shortcuts(&self, html: &mut Html, own: &Own, may_open: &impl Fn(&AppSpec) -> bool) {
+        let favourites = own.favourites.iter().flatten();
+        let mut favourites = specs_of(&self.apps, favourites, may_open);
+        favourites.sort_by_cached_key(|spec| spec.title.to_lowercase());
+        let recent = specs_of(&self.apps, own.recent.iter(), may_open);
+        for (heading, specs) in [("Favourites", favourites), ("Recently used", recent)] {
+            if specs.is_empty() {
+                continue;
+            }
+            html.raw("<section class=\"short\"><h2>").raw(heading).raw("</h2><ul>");
+            for spec in specs {
+                html.raw("<li><a href=\"").text(spec.mount.as_str()).raw("\">").text(&spec.title);
+                let here = own.running.contains(&spec.id);
+                html.raw(if here { " <em class=\"state on\">in use</em>" } else { "" }).raw("</a></li>");
+            }
+            html.raw("</ul></section>\n");
+        }
+    }
+}
+
+/// Marks the app as a favourite, or takes the mark away.
+fn star(html: &mut Html, spec: &AppSpec, marked: bool) {
+    let (name, pressed) = if marked { ("remove", "true") } else { ("add", "false") };
+    html.raw("<button class=\"star\" form=\"star\" name=\"")
+        .raw(name)
+        .raw("\" value=\"")
+        .text(spec.id.as_str());
+    html.raw("\" aria-pressed=\"").raw(pressed).raw("\" aria-label=\"Favourite: ").text(&spec.title);
+    html.raw("\"></button>");
 }
 
 impl Card {

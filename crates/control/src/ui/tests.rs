@@ -198,7 +198,9 @@ fn the_portal_shows_only_what_one_may_open_and_finds_words() {
     let cards = Cards::render(apps.clone());
     assert!(cards.fit(&apps) && !cards.fit(&apps[1..]));
     let running = HashSet::from([apps[2].id.clone()]);
-    let view = |query| PortalView { site: "Apps", query, running: &running, visitor: Visitor::Anybody };
+    let own = crate::personal::Own::default();
+    let view =
+        |query| PortalView { site: "Apps", query, running: &running, visitor: Visitor::Anybody, own: &own };
     let html = cards.page(&view(""), |spec| spec.id.as_str() != "secret").html();
     check(&html);
     assert!(!html.contains("Secret plan") && html.contains(">3 apps<"));
@@ -217,7 +219,14 @@ fn a_portal_of_two_thousand_apps_is_quick() {
         (0..2000).map(|n| Arc::new(spec(&format!("app-{n}"), &format!("App number {n}")))).collect();
     let cards = Cards::render(apps);
     let running = HashSet::new();
-    let view = PortalView { site: "Apps", query: "number", running: &running, visitor: Visitor::LoggedOut };
+    let own = crate::personal::Own::default();
+    let view = PortalView {
+        site: "Apps",
+        query: "number",
+        running: &running,
+        visitor: Visitor::LoggedOut,
+        own: &own,
+    };
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let began = std::time::Instant::now();

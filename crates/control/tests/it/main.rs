@@ -9,6 +9,8 @@ mod login;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod pages;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
+mod personal;
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod record;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod world;

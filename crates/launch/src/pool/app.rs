@@ -107,6 +107,7 @@ impl App {
         turn: &mut Turn<'_>,
         index: usize,
         seat: SeatId,
+        principal: &Principal,
         lasting: bool,
         open: u32,
     ) -> Granted {
@@ -119,6 +120,7 @@ impl App {
         let sat = Seat {
             instance: instance.id.clone(),
             grant,
+            user: principal.user().cloned(),
             open,
             foreign: 0,
             lasting,
@@ -167,7 +169,8 @@ impl App {
             turn.out.push(Action::Revoke { grant: seat.grant });
         }
         let used = turn.now.since(seat.since);
-        turn.out.push(Action::Free { grant: seat.grant, used, app: self.spec.id.clone() });
+        let (app, user) = (self.spec.id.clone(), seat.user);
+        turn.out.push(Action::Free { grant: seat.grant, used, app, user, lasting: seat.lasting });
     }
 
     /// Every seat of an instance is taken back.

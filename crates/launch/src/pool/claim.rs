@@ -15,6 +15,10 @@ impl App {
         if let Some(key) = key
             && let Some(granted) = self.resume(turn, key.seat, claim.kind)
         {
+            // Seats that were adopted do not say whose they are; those who log in keep theirs.
+            if let (Some(user), Some(seat)) = (claim.principal.user(), self.seats.get_mut(&key.seat)) {
+                seat.user.get_or_insert_with(|| user.clone());
+            }
             return Answer::Granted(granted);
         }
         if self.removed {
@@ -32,7 +36,7 @@ impl App {
         }
         if let Some(index) = self.free_seat_for(turn, key, &claim.principal) {
             let seat = key.map_or_else(|| turn.seat(), |key| key.seat);
-            return Answer::Granted(self.sit(turn, index, seat, lasting, 1));
+            return Answer::Granted(self.sit(turn, index, seat, &claim.principal, lasting, 1));
         }
         if claim.kind == ClaimKind::WarmOnly {
             return Answer::Refused(Refusal::Cold);
@@ -145,7 +149,7 @@ impl App {
         let granted = match self.seats.get(&seat) {
             Some(known) if known.instance == *instance => self.resume(turn, seat, ClaimKind::Tunnel)?,
             Some(_) => return None,
-            None if usable => self.sit(turn, index, seat, true, 1),
+            None if usable => self.sit(turn, index, seat, &Principal::Anonymous, true, 1),
             None => return None,
         };
         if let Some(seat) = self.seats.get_mut(&seat) {
@@ -260,7 +264,7 @@ impl App {
             let Some(place) = self.line.remove(at) else { break };
             served = true;
             let open = u32::try_from(place.tickets.len()).unwrap_or(u32::MAX);
-            let granted = self.sit(turn, index, place.seat, place.lasting, open);
+            let granted = self.sit(turn, index, place.seat, &place.principal, place.lasting, open);
             for waiter in &place.tickets {
                 turn.out.push(Action::Grant { ticket: waiter.ticket, granted: granted.clone() });
                 if turn.planted(Fault::AnswerTwice) {

@@ -204,6 +204,8 @@ impl Instance {
 pub(crate) struct Seat {
     pub instance: InstanceId,
     pub grant: GrantId,
+    /// Whose it is, when somebody is logged in.
+    pub user: Option<UserName>,
     /// Open requests and tunnels.
     pub open: u32,
     /// Of those, in a predecessor process: their traffic is not seen here.

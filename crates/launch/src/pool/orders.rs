@@ -220,7 +220,7 @@ impl App {
                 let claimed = self.line.iter().find(|place| place.seat == seat);
                 let claimed = claimed.is_some_and(|place| !self.instances[index].admits(&place.principal));
                 if !claimed && !self.seats.contains_key(&seat) {
-                    self.sit(turn, index, seat, true, 0);
+                    self.sit(turn, index, seat, &skep_model::Principal::Anonymous, true, 0);
                 }
             }
             self.seat_returning(turn);

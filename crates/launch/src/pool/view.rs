@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
+use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId, UserName};
 
 use super::app::App;
 use super::instance::Instance;
@@ -110,6 +110,15 @@ impl Pool {
             let open = app.seats.iter().filter(|(_, seat)| seat.open > 0);
             open.map(|(seat, facts)| (id.clone(), *seat, facts.instance.clone(), facts.open))
                 .collect::<Vec<_>>()
+        };
+        self.apps.iter().flat_map(of).collect()
+    }
+
+    /// Where a user sits, and since when.
+    pub fn sittings(&self, user: &UserName) -> Vec<(AppId, InstanceId, Moment)> {
+        let of = |(id, app): (&AppId, &App)| {
+            let own = app.seats.values().filter(|seat| seat.lasting && seat.user.as_ref() == Some(user));
+            own.map(|seat| (id.clone(), seat.instance.clone(), seat.since)).collect::<Vec<_>>()
         };
         self.apps.iter().flat_map(of).collect()
     }
