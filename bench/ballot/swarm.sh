@@ -89,7 +89,7 @@ libraries() {
     while read -r library; do
         mkdir -p "$folder$(dirname "$library")"
         cp -L "$library" "$folder$library"
-    done < <(ldd "$@" | grep -o '/[^ ]*\.so[^ ]*' | sort -u)
+    done < <(ldd "$@" | awk '/^\t/ { for (i = 1; i <= NF; i++) if ($i ~ /^\//) print $i }' | sort -u)
     # Names are resolved by the C library.
     for library in libnss_dns.so.2 libnss_files.so.2 libresolv.so.2; do
         cp -L "$(dirname "$(ldconfig -p | grep -om1 '/.*/libc.so.6')")/$library" "$folder/lib/" 2>/dev/null || true

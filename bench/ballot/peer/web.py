@@ -12,7 +12,7 @@ import random
 import time
 
 import redis
-from flask import Flask, make_response, render_template_string, request
+from flask import Flask, make_response, render_template, request
 
 PAGE = """<!doctype html><title>{{ a }} or {{ b }}?</title>
 <form method="post"><button name="vote" value="a" {{ "aria-pressed=true" if vote == "a" }}>{{ a }}</button>
@@ -20,6 +20,8 @@ PAGE = """<!doctype html><title>{{ a }} or {{ b }}?</title>
 <p>{% if vote %}Your vote: {{ vote }}{% endif %}</p><p>Served by {{ host }}</p>"""
 
 app = Flask(__name__)
+# Compiled once, as a template in a file would be.
+page = app.jinja_env.from_string(PAGE)
 queue = redis.Redis.from_url(os.environ["PEER_REDIS"])
 
 
@@ -30,6 +32,6 @@ def vote():
     if request.method == "POST":
         choice = request.form["vote"]
         queue.rpush("votes", json.dumps({"voter_id": voter, "vote": choice, "ts": int(time.time() * 1000)}))
-    answer = make_response(render_template_string(PAGE, a="Cats", b="Dogs", vote=choice, host="peer"))
+    answer = make_response(render_template(page, a="Cats", b="Dogs", vote=choice, host="peer"))
     answer.set_cookie("voter_id", voter)
     return answer

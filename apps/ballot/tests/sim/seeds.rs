@@ -34,7 +34,10 @@ fn on_all_cores<R: Send>(seeds: std::ops::Range<u64>, play_one: impl Fn(u64) -> 
 fn no_acknowledged_vote_is_lost_or_wrong() {
     let seeds = match asked("BALLOT_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..asked("BALLOT_SEEDS").unwrap_or(200),
+        None => {
+            let first = asked("BALLOT_FIRST").unwrap_or(0);
+            first..first + asked("BALLOT_SEEDS").unwrap_or(200)
+        }
     };
     let outcomes = on_all_cores(seeds.clone(), |seed| {
         let outcome = play(Trial { seed, flaw: Flaw::None, fault: None });
