@@ -31,8 +31,8 @@ fn as_postgres(program: &Path, dir: &Path) -> Command {
     command.args(["--pdeathsig", "KILL"]);
     if std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
         command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
-        let owned =
-            Command::new("chown").arg("-R").arg("postgres:postgres").arg(dir).status().expect("chown");
+        // Only the folder: what is in it was made by PostgreSQL, which may be changing it at this moment.
+        let owned = Command::new("chown").arg("postgres:postgres").arg(dir).status().expect("chown");
         assert!(owned.success());
     }
     command.arg(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(dir);

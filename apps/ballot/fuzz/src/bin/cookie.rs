@@ -25,7 +25,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert_eq!(cookie::find(&header, &cookie::name(poll)), Some(sealed.as_str()));
         // One changed letter: the first byte beyond the cookie's own chooses which.
         let mut changed = sealed.clone().into_bytes();
-        let at = data.iter().fold(0usize, |a, b| a.wrapping_mul(31).wrapping_add(usize::from(*b))) % changed.len();
+        let at =
+            data.iter().fold(0usize, |a, b| a.wrapping_mul(31).wrapping_add(usize::from(*b))) % changed.len();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).expect("text");
         assert_eq!(BallotCookie::open(keys, poll, &changed), None);

@@ -1,7 +1,7 @@
 //! Log recovery: whatever happens to the bytes of a log, what recovery answers was written, from the first record on and in
 //! order, or it refuses and leaves every file as it is. It never panics.
 //!
-//! The first byte of the input chooses: arbitrary bytes as a segment; edits of a real segment; edits of a real folder of
+//! The first byte of the input chooses: arbitrary bytes as a segment; damage to a real segment; damage to a real folder of
 //! several segments, which is then opened and read back.
 #![no_main]
 
@@ -74,35 +74,42 @@ fn shelf() -> PathBuf {
     if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
-/// Edits: which file, where, how many bytes, the bytes; a length of 255 cuts the file there.
-fn edit(files: &mut [(PathBuf, Vec<u8>)], mut edits: &[u8]) {
-    while let [file, high, low, len, rest @ ..] = edits {
-        let count = files.len();
-        let bytes = &mut files[usize::from(*file) % count].1;
-        let at = usize::from(u16::from_be_bytes([*high, *low])) % (bytes.len() + 1);
-        let (put, next) = rest.split_at(rest.len().min(usize::from(*len)));
-        if *len == 255 {
-            bytes.truncate(at);
-        } else {
-            let end = (at + put.len()).min(bytes.len());
-            bytes[at..end].copy_from_slice(&put[..end - at]);
+/// Damage, not forgery: bits that flip, ends and stretches that are lost, pieces that turn up elsewhere. The input chooses
+/// what and where but writes no bytes of its own, because a checksum keeps off accidents and no one who can compute it.
+fn damage(files: &mut [(PathBuf, Vec<u8>)], input: &[u8]) {
+    for step in input.chunks_exact(6).take(8) {
+        let (kind, file, len) = (step[0] % 4, usize::from(step[1]) % files.len(), usize::from(step[5]) + 1);
+        let bytes = &mut files[file].1;
+        if bytes.is_empty() {
+            continue;
         }
-        edits = next;
+        let at = usize::from(u16::from_be_bytes([step[2], step[3]])) % bytes.len();
+        let end = (at + len).min(bytes.len());
+        match kind {
+            0 => bytes[at] ^= 1 << (step[4] % 8),
+            1 => bytes.truncate(at),
+            2 => bytes[at..end].fill(0),
+            _ => {
+                let from = usize::from(step[4]) * 16 % bytes.len();
+                let count = (end - at).min(bytes.len() - from);
+                bytes.copy_within(from..from + count, at);
+            }
+        }
     }
 }
 
-fn one_segment(edits: &[u8]) {
+fn one_segment(input: &[u8]) {
     let mut files = vec![original().files[0].clone()];
     let whole = inspect(&files[0].1).expect("undamaged").expect("begun").0;
-    edit(&mut files, edits);
+    damage(&mut files, input);
     if let Ok(Some((end, _))) = inspect(&files[0].1) {
         assert!(end <= whole && end % 3 == 0, "{end} of {whole}");
     }
 }
 
-fn a_folder(edits: &[u8]) {
+fn a_folder(input: &[u8]) {
     let mut files = original().files.clone();
-    edit(&mut files, edits);
+    damage(&mut files, input);
     let dir = tempfile::tempdir_in(shelf()).expect("a folder");
     for (name, bytes) in &files {
         std::fs::write(dir.path().join(name), bytes).expect("writes");
@@ -115,7 +122,8 @@ fn a_folder(edits: &[u8]) {
             while at < standing.end {
                 let chunk = log.read(at, 700).await.expect("what was recovered can be read");
                 assert!(chunk.first == at && chunk.count > 0);
-                let range = usize::try_from(at).expect("small")..usize::try_from(at + chunk.count).expect("small");
+                let range =
+                    usize::try_from(at).expect("small")..usize::try_from(at + chunk.count).expect("small");
                 assert_eq!(chunk.bytes, original().records[range].concat(), "exactly what was written");
                 at += chunk.count;
             }
