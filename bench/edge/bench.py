@@ -150,8 +150,10 @@ def run(stage, wanted):
         wrk(server, 2, cookie)
     say("requests")
     result["http"] = interleaved(servers, wanted.rounds, lambda server: wrk(server, wanted.seconds, cookie))
+    say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["http"].items()})
     say("messages")
     result["websocket"] = interleaved(servers, wanted.rounds, lambda server: ws_echo(server, wanted.seconds, skep.login))
+    say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["websocket"].items()})
     say("idle WebSockets")
     # HAProxy keeps file descriptors back for what else it may need: its limit here is 9,500 connections.
     result["idle_websockets"] = {s.name: holding("idle", s, "/echo/", wanted.idle, skep.login) for s in servers}
@@ -166,7 +168,7 @@ def run(stage, wanted):
 
 
 def say(what):
-    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr)
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ impl Target<'_> {
     fn connect(&self, upgrade: bool) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect(self.addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let Self { host, path, cookie, .. } = self;
         let mut head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
         if !cookie.is_empty() {
