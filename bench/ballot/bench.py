@@ -483,7 +483,7 @@ def faults(votes):
     try:
         postgres = Postgres(stage)
         peer = Peer(stage, postgres, "peer", python_with_peer(), fronts=3)
-        peer.start_worker("0.05")
+        peer.start_worker("0.005")
         command = [BALLOT, "load", "--system", "peer", "--fronts", ",".join(f"127.0.0.1:{p}" for p in peer.ports),
                    "--voters", str(votes * 9 // 10), "--votes", str(votes), "--connections", "48", "--store", peer.store]
         load = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
@@ -492,7 +492,7 @@ def faults(votes):
         def revive_worker():
             while not over.is_set():
                 if peer.worker.poll() is not None:
-                    peer.start_worker("0.05")
+                    peer.start_worker("0.005")
                 time.sleep(0.2)
 
         threading.Thread(target=revive_worker, daemon=True).start()
