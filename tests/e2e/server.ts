@@ -28,6 +28,8 @@ const SKEP =
 export interface Server {
   /** `http://127.0.0.1:<port>`, without a slash at its end. */
   url: string;
+  /** What it has said on stderr so far, over all its runs. */
+  log(): string;
   /** Runs `skep <words>` against this server's data folder. */
   command(...words: string[]): { status: number | null; stdout: string; stderr: string };
   /** `kill -9`, then a new server at the same address with the same data. */
@@ -50,6 +52,7 @@ export async function serve(...words: string[]): Promise<Server> {
   let server = await start();
   return {
     url,
+    log: () => readFileSync(logFile, "utf8"),
     command(...args) {
       const run = spawnSync(SKEP, [...args, "--data-dir", dataDir], { encoding: "utf8", timeout: 60_000 });
       return { status: run.status, stdout: run.stdout, stderr: run.stderr };

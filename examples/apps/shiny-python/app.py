@@ -11,6 +11,7 @@ app_ui = ui.page_sidebar(
     ),
     ui.card(ui.output_plot("paths"), full_screen=True),
     ui.output_ui("verdict"),
+    ui.output_ui("hello"),
     title="Random walks",
     fillable=True,
 )
@@ -37,6 +38,11 @@ def server(input, output, session):
         axes.set(xlabel="Steps", ylabel="Distance from the inn")
         axes.spines[["top", "right"]].set_visible(False)
         return figure
+
+    @render.ui
+    def hello():
+        # Who is logged in; nobody where no login is needed.
+        return ui.p(f"Hello, {session.user}.") if session.user else None
 
     @render.ui
     def verdict():

@@ -7,6 +7,7 @@ ui <- fluidPage(
     class = "container py-4", style = "max-width: 60rem",
     h1("Old Faithful"),
     p(class = "text-muted", "Minutes between 272 eruptions of the geyser in Yellowstone National Park."),
+    textOutput("hello", container = p),
     fluidRow(
       column(
         4,
@@ -25,6 +26,9 @@ server <- function(input, output, session) {
     "long ones" = faithful$waiting[faithful$eruptions >= 3],
     faithful$waiting
   ))
+
+  # Who is logged in; nobody where no login is needed.
+  output$hello <- renderText(if (!is.null(session$user)) sprintf("Hello, %s.", session$user))
 
   output$plot <- renderPlot({
     par(mar = c(4, 4, 1, 1))
