@@ -57,7 +57,8 @@ pub(crate) struct Login {
 struct Doors {
     sealer: SessionSealer,
     throttle: Mutex<Throttle>,
-    journal: mpsc::Sender<Event>,
+    /// Weak: whoever reads the journal holds this login, and ends when nobody can write any more.
+    journal: mpsc::WeakSender<Event>,
     config: LoginConfig,
 }
 
@@ -83,7 +84,7 @@ impl Login {
         let doors = deps.map(|LoginDeps { keys, journal, config }| Doors {
             sealer: SessionSealer::new(&keys),
             throttle: Mutex::new(Throttle::new(config.throttle)),
-            journal,
+            journal: journal.downgrade(),
             config,
         });
         // Until the store has been read, nobody is anybody.
@@ -256,9 +257,9 @@ impl Login {
     }
 
     pub(crate) fn note(&self, kind: EventKind, user: Option<String>, detail: String) {
-        let Some(doors) = &self.doors else { return };
+        let Some(journal) = self.doors.as_ref().and_then(|doors| doors.journal.upgrade()) else { return };
         let event = Event { at_ms: now_ms(), kind, app: None, instance: None, user, detail };
-        if doors.journal.try_send(event).is_err() {
+        if journal.try_send(event).is_err() {
             tracing::warn!("the journal is too busy to take `{}`", kind.name());
         }
     }

@@ -84,9 +84,10 @@ pub(crate) fn admit(
             welcome(conn, visit, cookies);
         }
     }
-    // Where nobody logs in, nothing can be taken away.
+    // Where nobody logs in, nothing can be taken away. What ends a login must still be answered.
+    let ours = app.is_none() && session.is_some() && is_safe(&visit.parts.method);
     if admission.policy.login()
-        && (app.is_some() || session.is_some())
+        && (app.is_some() || ours)
         && let Some(exchange) = exchange
     {
         exchange.guard(Guard { session, app: app.map(Arc::clone), task: tokio::task::try_id() });
@@ -135,7 +136,7 @@ fn logged_in(
 fn check_site(visit: &Visit, target: &Target, by_cookie: bool) -> Result<(), Problem> {
     let headers = &visit.parts.headers;
     let launch = headers.contains_key(visit::SKEP_LAUNCH);
-    let safe = matches!(visit.parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let safe = is_safe(&visit.parts.method);
     match target {
         Target::Own => {
             visit::check_origin(headers, &visit.host, &[])?;
@@ -150,6 +151,10 @@ fn check_site(visit: &Visit, target: &Target, by_cookie: bool) -> Result<(), Pro
         }
         _ => Ok(()),
     }
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem> {

@@ -182,17 +182,16 @@ impl Worker {
     pub(crate) async fn keep_doors(self: Rc<Self>) {
         let (mut admission, mut routes) =
             (self.admission_in.borrow().clone(), self.routes_in.borrow().clone());
+        let mut routed = true;
         loop {
-            let more = tokio::select! {
-                changed = admission.changed() => changed.is_ok(),
-                changed = routes.changed() => changed.is_ok(),
+            tokio::select! {
+                changed = admission.changed() => if changed.is_err() { return },
+                // A server that was replaced has its tunnels still, and gets no routes any more.
+                changed = routes.changed(), if routed => routed = changed.is_ok(),
                 // Logins end by themselves, too.
-                () = tokio::time::sleep(Duration::from_secs(30)) => true,
-            };
-            self.end_unwelcome();
-            if !more {
-                return;
+                () = tokio::time::sleep(Duration::from_secs(30)) => {}
             }
+            self.end_unwelcome();
         }
     }
 

@@ -447,8 +447,18 @@ fn control_config(config: &Config, args: &ServeArgs, listening: &Listening) -> C
 /// Where people reach the server, as far as it can know.
 fn public_address(config: &Config, listening: &Listening) -> String {
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-    let listened = || listening.public.first().map(|bound| format!("{scheme}://{}", bound.address));
+    let listened = || {
+        let address = listening.public.first()?.address;
+        // No browser can open an address that means all of them.
+        let host =
+            if address.ip().is_unspecified() { "localhost".to_owned() } else { url_host(address.ip()) };
+        Some(format!("{scheme}://{host}:{}", address.port()))
+    };
     config.server.public_url.as_ref().map(|url| url.0.clone()).or_else(listened).unwrap_or_default()
+}
+
+fn url_host(ip: std::net::IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
 
 /// How people log in, when they do.

@@ -21,6 +21,12 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the store's file {} cannot be created: {source}", file.display())]
+    File {
+        file: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(
         "the tables of the store at {location} cannot be brought to this version of Skep \
          (was a newer version used on it?): {source}"
@@ -45,7 +51,11 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Open { .. } | Self::Query { .. } => true,
-            Self::Location { .. } | Self::Folder { .. } | Self::Migrate { .. } | Self::Row { .. } => false,
+            Self::Location { .. }
+            | Self::Folder { .. }
+            | Self::File { .. }
+            | Self::Migrate { .. }
+            | Self::Row { .. } => false,
         }
     }
 }

@@ -109,6 +109,7 @@ impl Store {
             std::fs::create_dir_all(folder)
                 .map_err(|source| StoreError::Folder { folder: folder.to_owned(), source })?;
         }
+        private(path).map_err(|source| StoreError::File { file: path.to_owned(), source })?;
         let options = sqlite_options(path, location)?;
         let open = |source| StoreError::Open { location: location.to_string(), source };
         let writer = AnyPoolOptions::new()
@@ -195,6 +196,17 @@ impl Store {
     }
 }
 
+/// A new file that its owner alone may read, as there are password hashes in it; SQLite gives its other files the same
+/// mode. One that is there already stays as it is.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match new {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The path as a URL: everything that means something in one is escaped, so that any file name works.
 fn sqlite_options(path: &Path, location: &Location) -> Result<AnyConnectOptions, StoreError> {
     let bad = || StoreError::Location { location: location.to_string() };
@@ -233,7 +245,8 @@ mod tests {
         use sqlx::Row;
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Sqlite(folder.path().join("a b#c?.db"))).await.unwrap();
-        assert!(folder.path().join("a b#c?.db").exists());
+        let meta = std::fs::metadata(folder.path().join("a b#c?.db")).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777, 0o600);
         let mut connection = store.writer().acquire().await.unwrap();
         let mode = connection.fetch_one("PRAGMA journal_mode").await.unwrap();
         assert_eq!(mode.get::<String, _>(0), "wal");

@@ -32,7 +32,7 @@ mount = "/walks/"
 path = "${app("shiny-r")}"
 mount = "/geyser/"
 
-[apps.geyser]
+[apps.shiny-r]
 access.groups = ["lab"]
 
 [defaults]
@@ -207,7 +207,7 @@ for (const [name, database] of Object.entries(STORES)) {
       expect((await bob.reload())?.status()).toBe(403);
       await accessible(bob);
 
-      await api(ada, "POST", "grants", { grantee: "user:bob", gives: "apps.use", scope: "app:geyser" });
+      await api(ada, "POST", "grants", { grantee: "user:bob", gives: "apps.use", scope: "app:shiny-r" });
       await bob.reload();
       await expect(bob.getByText("272 waits in 18 bins")).toBeVisible(FIRST_PAINT);
       await expect(bob.getByText("Hello, bob.")).toBeVisible();
@@ -216,7 +216,7 @@ for (const [name, database] of Object.entries(STORES)) {
 
     test("taking the grant back closes the open WebSocket within a second", async () => {
       const live = await openLive(bob, "/geyser/");
-      const grant = { grantee: "user:bob", gives: "apps.use", scope: "app:geyser" };
+      const grant = { grantee: "user:bob", gives: "apps.use", scope: "app:shiny-r" };
       const took = await closes(live, () => api(ada, "DELETE", "grants", grant));
       test.info().annotations.push({ type: "closed after", description: `${took} ms` });
       expect(took).toBeLessThan(1000);

@@ -15,6 +15,7 @@ mod bad_apps;
 mod cli;
 mod config;
 mod live;
+mod login;
 mod many;
 mod survive;
 mod test_app;

@@ -49,6 +49,8 @@ class App(BaseHTTPRequestHandler):
                 "path": self.path,
                 "cookie": self.headers.get("Cookie", ""),
                 "prefix": self.headers.get("X-Forwarded-Prefix", ""),
+                "user": self.headers.get("X-SP-UserId"),
+                "groups": self.headers.get("X-SP-UserGroups"),
                 "env": os.environ.get("GREETING", ""),
                 "secret": os.environ.get("SECRET", ""),
                 "served": count,

@@ -31,12 +31,29 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
     address: SocketAddr,
+    host: &'static str,
     cookies: Vec<(String, String)>,
 }
 
 impl Visitor {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, cookies: Vec::new() }
+        Self { address, host: "localhost", cookies: Vec::new() }
+    }
+
+    /// The same browser, at another server.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
+    /// The same browser, which knows the server by another name.
+    pub(crate) fn named(&self, host: &'static str) -> Self {
+        Self { host, ..self.clone() }
+    }
+
+    /// `name=value; …`
+    pub(crate) fn cookie_header(&self) -> String {
+        let pairs: Vec<String> = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        pairs.join("; ")
     }
 
     /// Follows a link: a navigation.
@@ -63,13 +80,13 @@ impl Visitor {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(90)))?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        let host = self.host;
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
         if !self.cookies.is_empty() {
-            let pairs: Vec<String> = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect();
-            head += &format!("Cookie: {}\r\n", pairs.join("; "));
+            head += &format!("Cookie: {}\r\n", self.cookie_header());
         }
         if !body.is_empty() {
             head += &format!("Content-Length: {}\r\n", body.len());

@@ -8,3 +8,5 @@ mod people;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 mod postgres;
 mod sqlite;
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+mod tls;

@@ -4,6 +4,7 @@
 //! shell holds the read end of a pipe whose write end only this process has, so it ends even when the tests are killed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,18 +12,22 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use skep_store::Location;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 struct Server {
     folder: PathBuf,
+    /// Where it speaks TLS, on loopback.
+    port: u16,
     /// Kept so that its standard input stays open as long as this process lives.
     _watcher: Child,
 }
 
+static SERVER: OnceLock<Server> = OnceLock::new();
+
 /// A fresh, empty database.
 pub(crate) async fn database() -> Location {
-    static SERVER: OnceLock<Server> = OnceLock::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.get_or_init(start);
     let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -30,6 +35,15 @@ pub(crate) async fn database() -> Location {
     admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
     admin.close().await.unwrap();
     server.url(&name).parse().unwrap()
+}
+
+/// A fresh, empty database over TCP, without the question how the connection is protected; and the file of the
+/// certificate authority that vouches for the server as `localhost`.
+pub(crate) async fn tls_database() -> (String, PathBuf) {
+    let location = database().await;
+    let name = location.to_string().rsplit('/').next().unwrap().to_owned();
+    let server = SERVER.get_or_init(start);
+    (format!("postgres://postgres@localhost:{}/{name}", server.port), server.folder.join("ca.pem"))
 }
 
 pub(crate) async fn connect(url: &str) -> sqlx::PgConnection {
@@ -46,7 +60,7 @@ pub(crate) async fn connect(url: &str) -> sqlx::PgConnection {
 impl Server {
     fn url(&self, database: &str) -> String {
         let socket = self.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{socket}/{database}")
+        format!("postgres://postgres@{socket}:{}/{database}", self.port)
     }
 }
 
@@ -62,9 +76,14 @@ fn start() -> Server {
     let mut initdb = as_postgres(root, &bin.join("initdb"));
     run(initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync", "-D"]).arg(&data));
     let quote = |path: &Path| format!("'{}'", path.display());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    write_certificates(&folder, root);
     let settings = format!(
-        "listen_addresses = ''\nunix_socket_directories = {}\nmax_connections = 100\n",
-        quote(&folder)
+        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = {}\nmax_connections = 100\n\
+         ssl = on\nssl_cert_file = {}\nssl_key_file = {}\n",
+        quote(&folder),
+        quote(&folder.join("server.pem")),
+        quote(&folder.join("server.key")),
     );
     let config = data.join("postgresql.conf");
     let text = fs::read_to_string(&config).unwrap() + &settings;
@@ -79,7 +98,26 @@ fn start() -> Server {
     let mut watcher = Command::new("sh");
     watcher.args(["-c", &script, "sh"]).arg(server.get_program()).args(server.get_args());
     watcher.arg("-D").arg(&data).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    Server { folder, _watcher: watcher.spawn().unwrap() }
+    Server { folder, port, _watcher: watcher.spawn().unwrap() }
+}
+
+/// A certificate authority, and what it vouches for: the server, as `localhost`.
+fn write_certificates(folder: &Path, root: bool) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    fs::write(folder.join("ca.pem"), authority_pem).unwrap();
+    fs::write(folder.join("server.pem"), server.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    let key_file = folder.join("server.key");
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
+    if root {
+        run(Command::new("chown").arg("postgres").arg(&key_file));
+    }
 }
 
 /// PostgreSQL refuses to run as root.
