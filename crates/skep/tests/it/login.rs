@@ -254,7 +254,7 @@ fn on_open_addresses_a_login_is_enough_and_passwords_want_https() {
     test.address = "0.0.0.0:0".parse().unwrap();
     start(&mut test, &[]);
     assert!(test.log().contains("nobody can log in over plain HTTP"), "{}", test.log());
-    let mut visitor = Visitor::new(([127, 0, 0, 1], test.address.port()).into());
+    let visitor = Visitor::new(([127, 0, 0, 1], test.address.port()).into());
     let page = visitor.named("apps.example.org").open("/one/");
     assert_eq!((page.status, page.header("location")), (303, Some("/_skep/login?to=/one/")));
     let page = visitor.named("apps.example.org").open("/_skep/login?to=/one/");
