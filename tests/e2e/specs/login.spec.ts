@@ -40,9 +40,11 @@ start_timeout = "3m"
 `;
 }
 
-/** The only link on the terminal. */
-function setUpLink(server: Server): string {
-  return /(http:\S+\/_skep\/invite\?token=\S+)/.exec(server.log())?.[1] ?? "";
+/** The only link on the terminal. The server answers a moment before it says so. */
+async function setUpLink(server: Server): Promise<string> {
+  const link = () => /(http:\S+\/_skep\/invite\?token=\S+)/.exec(server.log())?.[1] ?? "";
+  await expect.poll(link).not.toBe("");
+  return link();
 }
 
 async function choose(page: Page, password: string, name?: string): Promise<void> {
@@ -97,7 +99,7 @@ const denied = (page: Page) => page.getByText("this app is not open to you");
 async function portal(page: Page, titles: string[]): Promise<void> {
   await page.goto(new URL("/", page.url()).href);
   await expect(links(page)).toHaveCount(titles.length);
-  for (const title of titles) await expect(page.getByRole("link", { name: title })).toBeVisible();
+  for (const title of titles) await expect(links(page).filter({ hasText: title })).toBeVisible();
 }
 
 /** Both colours and both widths, each checked by axe. */
@@ -156,7 +158,7 @@ for (const [name, database] of Object.entries(STORES)) {
       ada = await browserOf(browser);
       await ada.goto(server.url);
       await expect(ada).toHaveURL(`${server.url}/_skep/login`);
-      const link = setUpLink(server);
+      const link = await setUpLink(server);
       await ada.goto(link);
       await expect(ada.getByRole("heading")).toHaveText("Set up the first administrator");
       await accessible(ada);
@@ -286,7 +288,7 @@ test.describe("without JavaScript", () => {
     writeFileSync(file, config());
     const server = await serve("--config", file);
     try {
-      await page.goto(setUpLink(server));
+      await page.goto(await setUpLink(server));
       await choose(page, GOOD, "ada");
       await expect(links(page)).toHaveCount(2);
       await page.getByRole("link", { name: "ada" }).click();
