@@ -125,7 +125,7 @@ impl Default for Limits {
             answer_timeout: Duration::from_secs(3600),
             upstream_idle: Duration::from_secs(4),
             upstream_idle_count: 64,
-            upstream_connections: 4096,
+            upstream_connections: 10_000,
             control_timeout: Duration::from_secs(60),
             half_closed: Duration::from_secs(300),
         }

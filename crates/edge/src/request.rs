@@ -23,7 +23,7 @@ use crate::exchange::Exchange;
 use crate::forward::{self, Broken, Onward, Speaker};
 use crate::handover;
 use crate::own;
-use crate::pool::Returning;
+use crate::pool::{ConnectError, Returning};
 use crate::problem::Problem;
 use crate::routes::{Found, Route};
 use crate::sanitize::{self, Refused, head_scan::HeadFault, host::Authority};
@@ -292,8 +292,13 @@ async fn forward(
         Err(lost) => lost,
     };
     let handle = &conn.worker.shared.handle;
-    handle.suspect(&upstream.instance);
+    // An app with too many connections is busy, not broken: whoever comes next must not wait for news of its end.
+    let busy = matches!(lost.broken, Broken::Connect(ConnectError::Budget(_)));
+    if !busy {
+        handle.suspect(&upstream.instance);
+    }
     if let Some(mut visit) = lost.again
+        && !busy
         && !second_try
         && handle.has_ended(&upstream.instance, NEWS_OF_AN_END).await
     {
