@@ -81,9 +81,14 @@ def main():
     result = json.loads(Path(sys.argv[1]).read_text())
     text = DOC.read_text()
     text = put(text, "machine", machine(result))
-    text = put(text, "http", proxied(result, "http", "requests"))
-    text = put(text, "websocket", proxied(result, "websocket", "messages"))
-    text = put(text, "memory", memory(result))
+    def image(title, file):
+        return f"\n\n![{title}](images/{file})"
+
+    text = put(text, "http", proxied(result, "http", "requests") + image("Requests per second", "bench-requests.svg")
+               + image("CPU per request", "bench-cpu.svg"))
+    text = put(text, "websocket", proxied(result, "websocket", "messages")
+               + image("WebSocket messages per second", "bench-messages.svg"))
+    text = put(text, "memory", memory(result) + image("Memory per idle WebSocket", "bench-idle.svg"))
     DOC.write_text(text)
     IMAGES.mkdir(exist_ok=True)
     for file, title, values, unit, digits in [

@@ -82,11 +82,11 @@ fn attend(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Up to the empty line; empty when the peer is gone. No body is expected.
+/// Up to the empty line, and what came with it; empty when the peer is gone.
 fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::with_capacity(512);
     let mut byte = [0; 512];
-    while !head.ends_with(b"\r\n\r\n") {
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let n = stream.read(&mut byte)?;
         if n == 0 {
             return Ok(String::new());
