@@ -194,7 +194,7 @@ async fn answer(
     // log: `exchange`, when it is dropped
 }
 
-/// The answer, or the visit as it came: its instance has ended, it may be sent again, and so it may claim again.
+/// The answer, or the visit as it came: its instance ended before it could be reached, so it may claim again.
 type Forwarded = Result<Response<EdgeBody>, Box<Visit>>;
 
 fn route(
@@ -323,7 +323,7 @@ const NEWS_OF_AN_END: Duration = Duration::from_millis(500);
 /// A request that got no answer.
 pub(crate) struct Lost {
     pub(crate) broken: Broken,
-    /// The visit, with the head made up for the instance; set when nothing of it was sent, or when it may be sent twice.
+    /// The visit, with the head made up for the instance; set when nothing of it was sent.
     pub(crate) again: Option<Box<Visit>>,
 }
 

@@ -350,11 +350,11 @@ const SURE: Duration = Duration::from_millis(500);
 /// Sends a request and waits for the head of its answer.
 ///
 /// A request that was never sent is sent again on a fresh connection, always; one that may have been sent only when it
-/// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely). On a
-/// fresh connection the caller decides.
+/// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely).
 ///
 /// # Errors
-/// Why there is no answer, and the request itself when it may be sent again, to another instance.
+/// Why there is no answer, and the request itself when surely nothing of it was sent: another instance may have it. One that
+/// may have ended its app must not go on to the next.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     upstream: &Upstream,
@@ -366,24 +366,27 @@ pub(crate) async fn send(
     let mut request = Request::from_parts(parts, body);
     *request.version_mut() = Version::HTTP_11;
     let mut pooled = pool.take(upstream, if repeatable { Duration::MAX } else { SURE });
+    let mut perhaps_sent = false;
     loop {
         let mut link = match pooled.take() {
             Some(link) => link,
             None => match pool.connect(upstream).await {
                 Ok(link) => link,
-                Err(error) => return Err((error.into(), Some(request))),
+                Err(error) => return Err((error.into(), Some(request).filter(|_| !perhaps_sent))),
             },
         };
-        let spare = repeatable.then(|| Spare::of(&request));
+        let spare = (repeatable && link.used).then(|| Spare::of(&request));
         let answer = tokio::time::timeout(answer_timeout, link.sender.try_send_request(request)).await;
         let mut error = match answer {
             Err(_) => return Err((Broken::Slow(answer_timeout), None)),
             Ok(Ok(response)) => return Ok((response, link)),
             Ok(Err(error)) => error,
         };
-        match error.take_message().or_else(|| spare.map(Spare::into_request)) {
+        let unsent = error.take_message();
+        perhaps_sent |= unsent.is_none();
+        match unsent.or_else(|| spare.map(Spare::into_request)) {
             Some(again) if link.used => request = again,
-            again => return Err((Broken::Answer(error.into_error()), again)),
+            again => return Err((Broken::Answer(error.into_error()), again.filter(|_| !perhaps_sent))),
         }
     }
 }
