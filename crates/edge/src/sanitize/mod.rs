@@ -114,6 +114,9 @@ pub fn check(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) 
         }
         path
     });
+    // `http://host?query` has no path of its own; an app is asked for `/?query`.
+    let whole = uri.path_and_query().map_or("", |target| target.as_str());
+    let rewritten = rewritten.or_else(|| (!whole.starts_with('/')).then(|| format!("/{whole}")));
     check_connection(headers)?;
     let upgrade = check_upgrade(method, version, headers)?;
     Ok(Checked { host, rewritten, upgrade })

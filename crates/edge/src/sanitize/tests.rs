@@ -71,6 +71,8 @@ fn good_oddities_pass() {
     assert!(!verdict(offer.body(()).unwrap()).unwrap().upgrade);
     let moved = verdict(get("/x/../%61pp/?q=/../").body(()).unwrap()).unwrap();
     assert_eq!(moved.rewritten.as_deref(), Some("/app/?q=/../"));
+    let bare = verdict(get("http://example.org?q=1").body(()).unwrap()).unwrap();
+    assert_eq!(bare.rewritten.as_deref(), Some("/?q=1"));
 }
 
 #[test]
