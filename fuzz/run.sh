@@ -12,6 +12,7 @@ fuzzer=$CARGO_TARGET_DIR/debug/skep-fuzz
 targets=("$@")
 ((${#targets[@]})) || mapfile -t targets < <(SKEP_FUZZ_TARGET=list "$fuzzer")
 work=$CARGO_TARGET_DIR/fuzz
+[[ -z ${FUZZ_RUNS:-} ]] || { work=$CARGO_TARGET_DIR/fuzz-ci; rm -rf "$work"; }
 mkdir -p "$work/findings"
 
 one() {
@@ -19,6 +20,8 @@ one() {
     mkdir -p "$work/corpus/$target"
     local arguments=(-max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=4096 -print_final_stats=1
         -artifact_prefix="$work/findings/$target-")
+    # The same inputs in every run, and no more than so many: for CI, where what passed yesterday must pass today.
+    [[ -z ${FUZZ_RUNS:-} ]] || arguments+=(-seed=1 -runs="$FUZZ_RUNS")
     [[ ! -f dictionaries/$target.dict ]] || arguments+=(-dict="dictionaries/$target.dict")
     if SKEP_FUZZ_TARGET=$target "$fuzzer" "${arguments[@]}" "$work/corpus/$target" "seeds/$target" &>"$log"; then
         awk -v target="$target" -v seconds="$seconds" '
