@@ -1,7 +1,8 @@
 //! Ended visits on their way into the usage figures.
 //!
 //! What the launcher has summed up is fetched every few seconds and written as figures per day. What cannot be written
-//! stays in hand, added up, so waiting costs no memory.
+//! stays in hand, added up, so waiting costs no memory. A write whose answer did not come in time is made again: those
+//! visits may count twice, but are not missing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
