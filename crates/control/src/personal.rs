@@ -56,11 +56,8 @@ fn person<'a>(control: &Control, caller: &'a Caller) -> Option<&'a str> {
 
 pub(crate) async fn own(control: &Control, caller: &Caller) -> Own {
     let Some(person) = person(control, caller) else { return Own::default() };
-    let mut running: Vec<AppId> = match caller.user() {
-        Some(user) => control.handle().sittings(user).into_iter().map(|sitting| sitting.app).collect(),
-        None => Vec::new(),
-    };
-    running.dedup();
+    let sittings = caller.user().map(|user| control.handle().sittings(user)).unwrap_or_default();
+    let running: Vec<AppId> = sittings.iter().map(|instance| instance.app().clone()).collect();
     let usage = control.usage();
     let read = async {
         let favourites = usage.favourites(person).await?;

@@ -118,7 +118,7 @@ async fn running(State(control): State<Control>, Extension(caller): Extension<Ca
         control.handle().apps().into_iter().filter(|spec| caller.may_open(spec)).collect();
     let instances = control.handle().instances();
     let sittings = caller.user().map(|user| control.handle().sittings(user)).unwrap_or_default();
-    let mine = |view: &InstanceView| sittings.iter().any(|sitting| sitting.instance == view.id);
+    let mine = |view: &InstanceView| sittings.contains(&view.id);
     let rows: Vec<Row<'_>> = instances
         .iter()
         .filter_map(|view| {

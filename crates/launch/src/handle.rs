@@ -153,11 +153,9 @@ impl Handle {
         seats.into_iter().map(row).collect()
     }
 
-    /// Where a user sits: one row per visit that goes on.
-    pub fn sittings(&self, user: &UserName) -> Vec<Sitting> {
-        let of_user = self.desk.read(|pool| pool.sittings(user));
-        let row = |(app, instance, since)| Sitting { app, instance, since_ms: self.desk.clock.wall(since) };
-        of_user.into_iter().map(row).collect()
+    /// Where a user sits: the instance of every visit that goes on.
+    pub fn sittings(&self, user: &UserName) -> Vec<InstanceId> {
+        self.desk.read(|pool| pool.sittings(user))
     }
 
     /// The visits that have ended since this was last asked.
@@ -198,15 +196,6 @@ impl Handle {
         self.desk.end();
         self.desk.finished().await;
     }
-}
-
-/// A visit that goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sitting {
-    pub app: AppId,
-    pub instance: InstanceId,
-    /// Milliseconds since the Unix epoch.
-    pub since_ms: i64,
 }
 
 #[derive(Debug, Clone)]

@@ -19,6 +19,6 @@ pub use backend::{
 };
 pub use handle::{
     Claim, ClaimKind, Handle, InstancePhase, InstanceView, LaunchStatus, Lease, Outcome, Refusal, SeatKey,
-    Sitting, StopTarget, Upstream, Waiting,
+    StopTarget, Upstream, Waiting,
 };
 pub use visits::Visits;

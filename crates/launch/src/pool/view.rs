@@ -114,13 +114,11 @@ impl Pool {
         self.apps.iter().flat_map(of).collect()
     }
 
-    /// Where a user sits, and since when.
-    pub fn sittings(&self, user: &UserName) -> Vec<(AppId, InstanceId, Moment)> {
-        let of = |(id, app): (&AppId, &App)| {
-            let own = app.seats.values().filter(|seat| seat.lasting && seat.user.as_ref() == Some(user));
-            own.map(|seat| (id.clone(), seat.instance.clone(), seat.since)).collect::<Vec<_>>()
-        };
-        self.apps.iter().flat_map(of).collect()
+    /// The instances a user sits on.
+    pub fn sittings(&self, user: &UserName) -> Vec<InstanceId> {
+        let own = |seat: &&super::instance::Seat| seat.lasting && seat.user.as_ref() == Some(user);
+        let seats = self.apps.values().flat_map(|app| app.seats.values());
+        seats.filter(own).map(|seat| seat.instance.clone()).collect()
     }
 
     /// Whether a hand-over would interrupt something: a stop under way, or a request that waits. Pages that wait come
