@@ -55,10 +55,12 @@ impl Container {
         }
     }
 
-    /// Its address in one of its networks.
+    /// Its address in one of its networks, by the network's name or id.
     pub fn address_in(&self, network: &str) -> Option<std::net::IpAddr> {
         let networks = self.0.at("/NetworkSettings/Networks")?.as_object()?;
-        networks.get(network)?.get("IPAddress")?.as_str()?.parse().ok()
+        let is_it = |joined: &Value| joined.get("NetworkID").and_then(Value::as_str) == Some(network);
+        let joined = networks.get(network).or_else(|| networks.values().find(|joined| is_it(joined)))?;
+        joined.get("IPAddress")?.as_str()?.parse().ok()
     }
 
     /// Where a TCP port of it is published on the host.
@@ -134,10 +136,10 @@ impl Engine {
         Ok(self.send(call).await?.changed())
     }
 
-    /// The polite signal, then after `grace` the rude one; answers when it does not run any more.
+    /// The polite signal, then after `grace` (the engine counts whole seconds) the rude one; answers when it does not run any more.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<bool, Error> {
         let call = Call::post(format!("/containers/{}/stop", encode(id)))
-            .query("t", &grace.as_secs().to_string())
+            .query("t", &grace.as_millis().div_ceil(1000).to_string())
             .within(grace + STOP_MARGIN);
         Ok(self.send(call).await?.changed())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, Framework, Prefix};
+use crate::{AppId, Framework, Image, Prefix};
 
 /// One published app, fully checked: defaults applied, paths absolute, nothing left to parse.
 ///
@@ -74,7 +74,7 @@ pub enum Source {
     /// A folder on this machine and the entry file in it (`app.py`), when the framework has one.
     Folder { dir: PathBuf, entry: Option<String> },
     /// A container image.
-    Image(String),
+    Image(Box<Image>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ mod app;
 mod event;
 mod framework;
 mod ids;
+mod image;
 mod principal;
 mod secret;
 
@@ -16,5 +17,6 @@ pub use app::{
 pub use event::{Event, EventKind};
 pub use framework::{Framework, Prefix};
 pub use ids::{AppId, BadId, BadInstanceId, GuestId, InstanceId, SeatId};
+pub use image::{BindMount, Image, Pull};
 pub use principal::{Principal, UserName};
 pub use secret::Secret;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use skep_backends::docker::{DockerBackend, DockerConfig};
 use skep_backends::process::{ProcessBackend, ProcessConfig};
 use skep_control::{Control, ControlConfig, Deps, LoginConfig, LoginDeps, ServerOrder};
 use skep_edge::{
@@ -121,6 +122,7 @@ async fn serve(
 struct Prepared {
     loader: Loader,
     config: Config,
+    docker: DockerConfig,
     lock: Lock,
     exposition: Exposition,
     keys: Arc<KeyRing>,
@@ -145,6 +147,7 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
         Some(tls) => Some(Certificates::from_files(&tls.cert, &tls.key)?),
         None => None,
     };
+    let docker = config.server.docker.config(data.path().to_owned())?;
     let key_file = config.server.cookie_key_file.clone().unwrap_or_else(|| data.path().join(KEY_FILE));
     let keys = Arc::new(KeyRing::load_or_create(&key_file)?);
     let location = match args.store.as_ref().or(config.server.database.as_ref()) {
@@ -154,7 +157,7 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
     let store = Store::open(&location).await?;
     let exposition = skep_telemetry::install()?;
     let listening = Listening::open(&config.server, data, sockets)?;
-    Ok(Prepared { loader, config, lock, exposition, keys, key_file, store, certificates, listening })
+    Ok(Prepared { loader, config, docker, lock, exposition, keys, key_file, store, certificates, listening })
 }
 
 /// Reads config and folders off the runtime, saying so when it takes long.
@@ -195,15 +198,25 @@ impl Server {
         data: &DataDir,
         program: PathBuf,
     ) -> anyhow::Result<Self> {
-        let Prepared { loader, config, mut lock, exposition, keys, key_file, store, certificates, listening } =
-            prepared;
+        let Prepared {
+            loader,
+            config,
+            docker,
+            mut lock,
+            exposition,
+            keys,
+            key_file,
+            store,
+            certificates,
+            listening,
+        } = prepared;
         let (journal, events) = mpsc::channel(JOURNAL_QUEUE);
         let (backend_events, reports) = mpsc::channel(BACKEND_QUEUE);
-        let backend = ProcessBackend::open(
-            ProcessConfig::new(data.path().to_owned(), program.clone()),
-            backend_events,
-        )?;
-        let backends: Vec<Arc<dyn Backend>> = vec![backend];
+        let processes = ProcessConfig::new(data.path().to_owned(), program.clone());
+        let backends: Vec<Arc<dyn Backend>> = vec![
+            ProcessBackend::open(processes, backend_events.clone())?,
+            DockerBackend::new(docker, backend_events),
+        ];
         let (handle, driver) =
             driver::start(driver_config(&config), backends.clone(), reports, journal.clone());
         handle.set_apps(config.apps.clone());

@@ -8,6 +8,7 @@ mod python;
 mod recipe;
 
 pub use detect::{Detection, NotRecognised, Wanted, detect};
+pub(crate) use recipe::in_container;
 pub use recipe::{Endpoint, Recipe, Site, StopSignal, Tool, recipe, server_modules, wants_socket};
 
 use skep_model::{Framework, Health, Mount, Prefix};

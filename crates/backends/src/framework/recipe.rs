@@ -106,21 +106,33 @@ pub fn recipe(site: Site<'_>) -> Recipe {
         Some(command) => own_command(site, command),
         None => by_framework(site),
     };
+    recipe.env.extend(about(site));
+    recipe
+}
+
+/// What is configured, and what an instance is told about itself.
+fn about(site: Site<'_>) -> Vec<(String, String)> {
     let spec = site.spec;
-    let base = spec.mount.base_path();
-    for (name, value) in &spec.env {
-        recipe.env.push((name.clone(), expand(site, value)));
-    }
+    let mut env: Vec<_> = spec.env.iter().map(|(name, value)| (name.clone(), expand(site, value))).collect();
     // Last, because the last one counts: instances are recognised by these.
-    recipe.env.extend([
+    env.extend([
         ("SKEP_APP".to_owned(), spec.id.to_string()),
         ("SKEP_INSTANCE".to_owned(), site.instance.to_string()),
-        ("SKEP_BASE_PATH".to_owned(), base.to_owned()),
+        ("SKEP_BASE_PATH".to_owned(), spec.mount.base_path().to_owned()),
     ]);
     if !site.user.is_empty() {
-        recipe.env.push(("SKEP_USER".to_owned(), site.user.to_owned()));
+        env.push(("SKEP_USER".to_owned(), site.user.to_owned()));
     }
-    recipe
+    env
+}
+
+/// The words of the app's own command, and the environment, for a container: its image knows the rest.
+pub(crate) fn in_container(site: Site<'_>) -> (Option<Vec<String>>, Vec<(String, String)>) {
+    let command = site.spec.command.as_ref();
+    let words = command.map(|words| words.iter().map(|word| expand(site, word)).collect());
+    let mut env = vec![("PORT".to_owned(), site.endpoint.port())];
+    env.extend(about(site));
+    (words, env)
 }
 
 /// Replaces the placeholders of `command` and `env`.

@@ -7,20 +7,12 @@ use skep_launch::ExitReport;
 use super::folder::{Folder, State};
 use super::logs;
 use super::protocol::ExitFile;
-
-/// Lines of a report.
-pub(super) const LAST_LINES: usize = 50;
-/// Characters of each.
-const LINE_CHARS: usize = 1000;
+use crate::ending;
 
 /// What is reported of an instance that ended.
 pub(super) fn report(folder: &Folder, state: Option<&State>, exit: &ExitFile) -> ExitReport {
-    let mut last_lines = logs::tail(folder.path(), LAST_LINES);
-    for line in &mut last_lines {
-        if let Some((end, _)) = line.char_indices().nth(LINE_CHARS) {
-            line.truncate(end);
-        }
-    }
+    let mut last_lines = logs::tail(folder.path(), ending::LAST_LINES);
+    ending::cut(&mut last_lines);
     let mut reason = reason(exit, state.and_then(|s| s.memory_limit));
     let failed = !exit.asked && !exit.out_of_memory;
     if failed && let Some(hint) = state.and_then(|state| hint(state, exit, &last_lines, folder.ready_ms())) {
@@ -34,40 +26,9 @@ fn reason(exit: &ExitFile, memory_limit: Option<u64>) -> String {
         return failure.clone();
     }
     if exit.out_of_memory {
-        return match memory_limit {
-            Some(bytes) => format!("ran out of memory (limit {})", size(bytes)),
-            None => "ran out of memory".to_owned(),
-        };
+        return ending::out_of_memory(memory_limit);
     }
-    match (exit.asked, exit.code, exit.signal) {
-        (true, _, Some(libc::SIGKILL)) => "stopped, by force: it did not end when asked to".to_owned(),
-        (true, ..) => "stopped".to_owned(),
-        (false, Some(code), _) => format!("exited with status {code}"),
-        (false, None, Some(signal)) => format!("killed by signal {signal}{}", signal_name(signal)),
-        (false, None, None) => "ended".to_owned(),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    let mib = bytes.div_ceil(1 << 20);
-    if mib >= 1024 && mib.is_multiple_of(1024) { format!("{} GiB", mib / 1024) } else { format!("{mib} MiB") }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        libc::SIGHUP => " (SIGHUP)",
-        libc::SIGINT => " (SIGINT)",
-        libc::SIGQUIT => " (SIGQUIT)",
-        libc::SIGILL => " (SIGILL)",
-        libc::SIGABRT => " (SIGABRT)",
-        libc::SIGBUS => " (SIGBUS)",
-        libc::SIGFPE => " (SIGFPE)",
-        libc::SIGKILL => " (SIGKILL)",
-        libc::SIGSEGV => " (SIGSEGV)",
-        libc::SIGPIPE => " (SIGPIPE)",
-        libc::SIGTERM => " (SIGTERM)",
-        _ => "",
-    }
+    ending::words(exit.asked, exit.code, exit.signal)
 }
 
 /// What the last lines say about the cause, where that is sure enough to be worth a sentence.

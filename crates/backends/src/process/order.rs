@@ -220,7 +220,7 @@ mod tests {
     fn what_cannot_run_as_a_process_is_refused_with_a_reason() {
         let mut spec = test_spec("sales", Framework::Streamlit);
         assert!(check(&spec).map(drop).unwrap_err().to_string().contains("is not there"));
-        spec.source = Source::Image("x".to_owned());
+        spec.source = Source::Image(Box::new(skep_model::Image::new("x")));
         assert!(check(&spec).map(drop).unwrap_err().to_string().contains("image"));
         let dir = tempfile::tempdir().unwrap();
         spec.source = Source::Folder { dir: dir.path().to_path_buf(), entry: None };

@@ -117,6 +117,8 @@ impl Daemon {
         std::fs::write(root.join("www/index.html"), "hello from a container\n").unwrap();
         let env = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nenv\n";
         std::fs::write(root.join("www/cgi-bin/env"), env).unwrap();
+        let anybodys = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(root.join("tmp"), anybodys).unwrap();
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(root.join("www/cgi-bin/env"), executable).unwrap();
         let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().unwrap();

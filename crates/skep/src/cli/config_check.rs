@@ -43,13 +43,13 @@ fn list_json(config: &Config) -> anyhow::Result<()> {
         .apps
         .iter()
         .map(|app| {
-            let dir = match &app.source {
-                Source::Folder { dir, .. } => Some(dir),
-                Source::Image(_) => None,
+            let (dir, image) = match &app.source {
+                Source::Folder { dir, .. } => (Some(dir), None),
+                Source::Image(image) => (None, Some(&image.name)),
             };
             json!({
                 "id": app.id, "mount": app.mount.as_str(), "title": app.title, "framework": app.framework,
-                "folder": dir, "revision": app.revision.to_string(),
+                "folder": dir, "image": image, "revision": app.revision.to_string(),
             })
         })
         .collect();
@@ -63,7 +63,11 @@ fn list(config: &Config) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     let width = config.apps.iter().map(|app| app.mount.as_str().len()).max().unwrap_or(0);
     for app in &config.apps {
-        writeln!(stdout, "{:width$}  {:13} {}", app.mount.as_str(), app.framework.name(), app.title)?;
+        let kind = match &app.source {
+            Source::Folder { .. } => app.framework.name(),
+            Source::Image(_) => "image",
+        };
+        writeln!(stdout, "{:width$}  {kind:13} {}", app.mount.as_str(), app.title)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use skep_model::{BackendKind, Framework, Hold, Prefix};
 use toml::de::DeValue;
 
+use super::container_keys::ContainerKeys;
 use super::document::{Placed, Section, read_text, read_texts, unexpected};
 
 /// One layer of an app's description.
@@ -23,6 +24,7 @@ pub(crate) struct AppKeys {
     pub(crate) prefix: Option<Prefix>,
     pub(crate) image: Option<Placed<String>>,
     pub(crate) backend: Option<Placed<BackendKind>>,
+    pub(crate) container: ContainerKeys,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) secrets: BTreeMap<String, PathBuf>,
     pub(crate) secrets_at: Option<Placed<()>>,
@@ -63,8 +65,11 @@ impl AppKeys {
             framework: section.parsed("framework", "leave it out to have it detected", str::parse),
             prefix: section.parsed("prefix", "write \"keep\" or \"strip\"", prefix),
             image: section.placed("image", "name a container image", read_text),
-            backend: section
-                .placed("backend", "leave it out for local processes", |value| backend(&read_text(value)?)),
+            backend: section.placed(
+                "backend",
+                "leave it out: an app with an `image` runs on Docker, others as processes",
+                |value| backend(&read_text(value)?),
+            ),
             seats: section.whole("seats", 1, 1_000_000),
             min_seats: section.whole_placed("min_seats", 0, 1_000_000),
             max_instances: section.whole_placed("max_instances", 1, 100_000),
@@ -81,6 +86,7 @@ impl AppKeys {
             ),
             run_as: section.placed("run_as", "name a user of this machine", read_text),
             hold: section.parsed("hold", "write \"page\" or \"wait\"", hold),
+            container: ContainerKeys::read(section, base),
             env: section.text_map("env", env_name).unwrap_or_default(),
             ..Self::default()
         };
@@ -142,6 +148,7 @@ impl AppKeys {
             prefix: self.prefix.or(lower.prefix),
             image: self.image.or(lower.image),
             backend: self.backend.or(lower.backend),
+            container: self.container.over(lower.container),
             env,
             secrets,
             secrets_at: self.secrets_at.or(lower.secrets_at),

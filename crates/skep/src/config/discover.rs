@@ -70,6 +70,43 @@ pub(crate) struct Found {
     pub(crate) parents: Vec<PathBuf>,
 }
 
+impl Folder {
+    /// No folder at all: the server's config says everything about the app.
+    fn none() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            keys: AppKeys::default(),
+            detected: Err(NotRecognised("it is published from an image".to_owned())),
+            wanted: Wanted::default(),
+            files: 0,
+            owner: None,
+            broken: None,
+            usable: true,
+        }
+    }
+
+    pub(crate) fn is_real(&self) -> bool {
+        !self.dir.as_os_str().is_empty()
+    }
+
+    /// Whether it holds an app, or its `skep.toml` names the image of one.
+    fn is_app(&self) -> bool {
+        self.detected.is_ok() || self.keys.image.is_some()
+    }
+}
+
+impl Found {
+    /// Adds the apps the server's config publishes from an image, where no folder has their id.
+    pub(crate) fn add_images<'a>(&mut self, ids: impl Iterator<Item = &'a AppId>) {
+        for id in ids {
+            if !self.apps.iter().any(|app| app.id == *id) {
+                let folder = Arc::new(Folder::none());
+                self.apps.push(FoundApp { id: id.clone(), mount: Mount::of(id), folder });
+            }
+        }
+    }
+}
+
 /// What the server's config says beforehand about the kind of its apps.
 pub(crate) type Overrides = BTreeMap<AppId, Wanted>;
 
@@ -113,7 +150,7 @@ impl Scanner {
             Problems::one(&dir, format!("cannot be read: {error}"), "name a folder that exists")
         })?;
         let top = self.look(&dir, overrides, dirty);
-        if top.detected.is_ok() || (top.broken.is_some() && entries.is_empty()) {
+        if top.is_app() || (top.broken.is_some() && entries.is_empty()) {
             if let Some(id) = app_id(&dir) {
                 let mount = site.mount.as_ref().map_or_else(Mount::root, |mount| mount.value.clone());
                 found.apps.push(FoundApp { id, mount, folder: Arc::clone(&top) });
@@ -137,7 +174,7 @@ impl Scanner {
                     let why = "no letter or digit in its name can stand in a URL; rename it";
                     found.unrecognised.push((entry.clone(), NotRecognised(why.to_owned())));
                 }
-                (Some(_), Err(why)) if folder.broken.is_none() => {
+                (Some(_), Err(why)) if folder.broken.is_none() && !folder.is_app() => {
                     found.unrecognised.push((entry.clone(), why.clone()));
                 }
                 (Some(id), _) => {
@@ -229,7 +266,7 @@ pub(crate) fn own_keys(file: &Path, text: &str) -> Result<AppKeys, Problems> {
     let document = Document::parse(file, text)?;
     let mut root = document.root();
     let keys = AppKeys::read(&mut root, file.parent().unwrap_or(Path::new("/")));
-    if ["server", "sites", "apps", "defaults", "auth"].into_iter().any(|key| root.is_set(key)) {
+    if ["server", "sites", "apps", "defaults", "auth", "docker"].into_iter().any(|key| root.is_set(key)) {
         let mend = format!("start the server with `skep serve --config {}`", file.display());
         return Err(Problems::one(
             file,

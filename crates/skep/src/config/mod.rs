@@ -7,7 +7,9 @@
 
 mod app_keys;
 pub(crate) mod auth_keys;
+mod container_keys;
 pub(crate) mod discover;
+mod docker_keys;
 mod document;
 pub(crate) mod problem;
 mod revision;
@@ -110,7 +112,8 @@ impl Loader {
                 (id.value.clone(), Wanted { framework: keys.framework, command })
             })
             .collect();
-        let found = self.scanner.scan(&sites, &overrides, dirty)?;
+        let mut found = self.scanner.scan(&sites, &overrides, dirty)?;
+        found.add_images(file.apps.iter().filter(|(_, keys)| keys.image.is_some()).map(|(id, _)| &id.value));
         refused.extend(found.refused.iter().cloned());
         let apps = self.settle_all(&file, &found, &mut refused);
         let config = Config {
@@ -180,7 +183,7 @@ impl Loader {
             others: found.unrecognised.iter().map(|(dir, _)| dir.clone()).collect(),
             apps: BTreeMap::new(),
         };
-        for app in &found.apps {
+        for app in found.apps.iter().filter(|app| app.folder.is_real()) {
             let mut names: BTreeSet<String> =
                 [discover::CONFIG_FILE, revision::RESTART_FILE].map(str::to_owned).into();
             if let Ok(detected) = &app.folder.detected {

@@ -1,4 +1,4 @@
-//! The server's own config file: `[server]`, `[auth]`, `[[sites]]`, `[defaults]`, `[apps.<id>]`.
+//! The server's own config file: `[server]`, `[auth]`, `[docker]`, `[[sites]]`, `[defaults]`, `[apps.<id>]`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use skep_model::{AppId, Mount};
 
 use super::app_keys::{AppKeys, origin};
 use super::auth_keys::{AuthKeys, auth};
+use super::docker_keys::DockerKeys;
 use super::document::{Document, Placed, Section};
 use super::problem::Problems;
 
@@ -52,6 +53,7 @@ pub(crate) struct ServerKeys {
     pub(crate) journal_retention: Duration,
     pub(crate) limits: EdgeLimits,
     pub(crate) auth: AuthKeys,
+    pub(crate) docker: DockerKeys,
 }
 
 impl Default for ServerKeys {
@@ -74,6 +76,7 @@ impl Default for ServerKeys {
             journal_retention: Duration::from_secs(90 * 86_400),
             limits: EdgeLimits::default(),
             auth: AuthKeys::default(),
+            docker: DockerKeys::default(),
         }
     }
 }
@@ -152,6 +155,9 @@ impl ServerFile {
         if let Some(section) = root.section("auth") {
             read.server.auth = auth(section);
         }
+        if let Some(section) = root.section("docker") {
+            read.server.docker = DockerKeys::read(section, base);
+        }
         for mut section in root.sections("sites") {
             read.sites.extend(site(&mut section, base));
             section.finish();
@@ -227,6 +233,7 @@ fn server(mut section: Section<'_, '_>, base: &Path) -> ServerKeys {
         tls: section.section("tls").and_then(|section| tls(section, base)),
         limits: section.section("limits").map(limits).unwrap_or_default(),
         auth: AuthKeys::default(),
+        docker: DockerKeys::default(),
     };
     section.finish();
     keys

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use skep_backends::framework::{self, NotRecognised};
+use skep_docker::Reference;
 use skep_model::{
-    Access, AppId, AppSpec, BackendKind, Health, Hold, Limits, Revision, Source, default_start_timeout,
+    Access, AppId, AppSpec, BackendKind, Framework, Health, Hold, Limits, Mount, Prefix, Revision, Source,
+    default_start_timeout,
 };
 
 use super::app_keys::AppKeys;
 use super::discover::{Folder, FoundApp};
+use super::document::Placed;
 use super::problem::Problem;
 use super::revision;
 
@@ -33,10 +36,18 @@ pub(crate) fn settle(
     let folder = &*found.folder;
     check_owner(folder, euid)?;
     let keys = overrides.cloned().unwrap_or_default().over(folder.keys.clone()).over(defaults.clone());
-    refuse_containers(&keys)?;
-    let detected = folder.detected.as_ref().map_err(|why| folder_problem(folder, why))?;
-    let framework = detected.framework;
+    let Origin { framework, source, backend, title } = match &keys.image {
+        Some(image) => {
+            let own = overrides.into_iter().chain([&folder.keys]);
+            check_image(image, &keys, own)?;
+            of_image(image, &keys)
+        }
+        None => of_folder(folder, &keys, overrides)?,
+    };
     let traits = framework::traits(framework);
+    let in_container = backend != BackendKind::Process;
+    // What stands before a container cannot tell it its base path: it is stripped unless the app is said to know it.
+    let prefix = keys.prefix.unwrap_or(if in_container { Prefix::Strip } else { traits.prefix });
     let seats = keys.seats.unwrap_or_else(|| framework.default_seats());
     let per_user = keys.per_user.unwrap_or(false);
     let max_instances =
@@ -51,17 +62,18 @@ pub(crate) fn settle(
             "lower it, or raise `max_instances` or `seats`",
         ));
     }
-    let usual = traits.health(&found.mount);
+    let seen = if in_container && prefix == Prefix::Strip { Mount::root() } else { found.mount.clone() };
+    let usual = traits.health(&seen);
     let mut spec = AppSpec {
         id: found.id.clone(),
         mount: found.mount.clone(),
-        title: keys.title.or_else(|| detected.title.clone()).unwrap_or_else(|| title_of(&found.id)),
+        title: keys.title.or(title).unwrap_or_else(|| title_of(&found.id)),
         description: keys.description.unwrap_or_default(),
         icon: keys.icon,
         framework,
-        prefix: keys.prefix.unwrap_or(traits.prefix),
-        source: Source::Folder { dir: folder.dir.clone(), entry: detected.entry.clone() },
-        backend: BackendKind::Process,
+        prefix,
+        source,
+        backend,
         revision: Revision(0),
         command: keys.command,
         env: keys.env,
@@ -86,29 +98,91 @@ pub(crate) fn settle(
         },
         allowed_origins: keys.allowed_origins.unwrap_or_default(),
         limits: Limits { cpu_millis: keys.cpu_millis, memory: keys.memory, pids: keys.pids },
-        run_as: keys.run_as.map(|placed| placed.value),
+        run_as: keys.run_as.map(|placed| placed.value).filter(|_| !in_container),
         hold: keys.hold.unwrap_or(Hold::Page),
     };
     spec.revision = revision::of_spec(&spec, folder.files);
     Ok(spec)
 }
 
-fn refuse_containers(keys: &AppKeys) -> Result<(), Problem> {
-    let mend = "this version of Skep runs local processes only; leave it out";
-    if let Some(image) = &keys.image {
-        return Err(image.problem("needs a container engine", mend));
+/// What an app is made of.
+struct Origin {
+    framework: Framework,
+    source: Source,
+    backend: BackendKind,
+    title: Option<String>,
+}
+
+fn of_folder(folder: &Folder, keys: &AppKeys, overrides: Option<&AppKeys>) -> Result<Origin, Problem> {
+    if let Some(backend) = keys.backend.as_ref().filter(|backend| backend.value != BackendKind::Process) {
+        return Err(backend
+            .problem("runs containers, and this app has no `image`", "set `image`, or leave `backend` out"));
     }
-    match &keys.backend {
-        Some(backend) if backend.value != BackendKind::Process => {
-            Err(backend.problem("names a backend this version of Skep does not have", mend))
+    // Defaults are for whoever they fit.
+    let own = overrides.into_iter().chain([&folder.keys]).find_map(|keys| keys.container.at.as_ref());
+    if let Some(container) = own {
+        return Err(container.problem("means nothing without an `image`", "set `image`, or leave it out"));
+    }
+    let detected = folder.detected.as_ref().map_err(|why| folder_problem(folder, why))?;
+    Ok(Origin {
+        framework: detected.framework,
+        source: Source::Folder { dir: folder.dir.clone(), entry: detected.entry.clone() },
+        backend: BackendKind::Process,
+        title: detected.title.clone(),
+    })
+}
+
+fn of_image(image: &Placed<String>, keys: &AppKeys) -> Origin {
+    Origin {
+        framework: keys.framework.unwrap_or(Framework::Command),
+        source: Source::Image(Box::new(keys.container.clone().image(image.value.clone()))),
+        backend: BackendKind::Docker,
+        title: None,
+    }
+}
+
+fn check_image<'a>(
+    image: &Placed<String>,
+    keys: &AppKeys,
+    mut own: impl Iterator<Item = &'a AppKeys>,
+) -> Result<(), Problem> {
+    if let Err(error) = image.value.parse::<Reference>() {
+        return Err(image.problem(error.to_string(), ""));
+    }
+    if let Some(backend) = &keys.backend {
+        match backend.value {
+            BackendKind::Docker => {}
+            BackendKind::Process => {
+                let mend = "leave it out, or write \"docker\"";
+                return Err(backend.problem("runs processes, and this app has an `image`", mend));
+            }
+            BackendKind::Swarm => {
+                let mend = "write \"docker\" for the engine of this machine";
+                return Err(backend.problem("is not in this version of Skep", mend));
+            }
         }
-        _ => Ok(()),
     }
+    if let Some(run_as) = own.find_map(|keys| keys.run_as.as_ref()) {
+        let mend = "set `container.user` to a user of the image";
+        return Err(run_as.problem("names a user of this machine, and the app runs in a container", mend));
+    }
+    if keys.framework == Some(Framework::Static) {
+        let mend = "leave `framework` out; the container serves its files";
+        return Err(image.problem("goes with an app that answers, not with a static site", mend));
+    }
+    let words = keys.command.iter().flatten().chain(keys.env.values());
+    if words.into_iter().any(|word| word.contains("{socket}")) {
+        let mend = "use `{port}` in `command` and `env`";
+        return Err(
+            image.problem("is run as a container, which is reached at a port, not at a `{socket}`", mend)
+        );
+    }
+    Ok(())
 }
 
 /// Whoever may write into an app's folder does not thereby become another user, nor read files with Skep's rights: in a
 /// `skep.toml` of somebody else than root and Skep's own user, `run_as` is refused and `secrets` may name only files in
-/// the folder.
+/// the folder; nor may its containers be given folders, networks or capabilities.
 fn check_owner(folder: &Folder, euid: u32) -> Result<(), Problem> {
     let Some(owner) = folder.owner.filter(|owner| *owner != 0 && *owner != euid) else { return Ok(()) };
     if let Some(run_as) = &folder.keys.run_as {
@@ -116,6 +190,10 @@ fn check_owner(folder: &Folder, euid: u32) -> Result<(), Problem> {
             format!("may not be set here: the file belongs to user {owner}, not to root or Skep's own user"),
             "set it in the server's config instead",
         ));
+    }
+    let because = format!("the file belongs to user {owner}, not to root or Skep's own user");
+    if let Some(problem) = folder.keys.container.reaching_out(&because) {
+        return Err(problem);
     }
     let inside = |file: &Path| match (file.canonicalize(), folder.dir.canonicalize()) {
         (Ok(file), Ok(dir)) => file.starts_with(dir),

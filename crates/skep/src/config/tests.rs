@@ -258,3 +258,43 @@ fn a_missing_folder_is_named() {
     let problems = Loader::new(Some(file), vec![]).load(&Dirty::All).unwrap_err();
     assert_eq!(problems.to_string(), "/nowhere/skep.toml: does not exist; name a config file that does");
 }
+
+#[test]
+fn an_image_is_published_from_the_servers_file_or_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "apps/boxed/skep.toml", "image = \"team/boxed:2\"\ncontainer.port = 80\n");
+    write(dir.path(), "apps/plain/index.html", "");
+    let text = "[[sites]]\npath = \"apps\"\n[defaults]\ncontainer.pull = \"always\"\n\
+        [apps.alone]\nimage = \"team/alone\"\nframework = \"streamlit\"\ncontainer.mounts = [\"./data:/data:ro\"]\n\
+        [apps.boxed]\ncontainer.init = false\n";
+    write(dir.path(), "skep.toml", text);
+    let config = Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All).unwrap();
+    assert!(config.refused.is_empty(), "{:?}", config.refused);
+    assert_eq!(ids(&config), ["alone", "boxed", "plain"]);
+    let image = |index: usize| match &config.apps[index].source {
+        skep_model::Source::Image(image) => image.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (alone, boxed) = (image(0), image(1));
+    assert_eq!((alone.name.as_str(), alone.pull), ("team/alone", skep_model::Pull::Always));
+    assert_eq!(alone.mounts[0].source, dir.path().join("data").display().to_string().replace("/./", "/"));
+    assert_eq!((boxed.port, boxed.init), (Some(80), false));
+    let spec = &config.apps[0];
+    assert_eq!((spec.backend, spec.prefix), (skep_model::BackendKind::Docker, skep_model::Prefix::Strip));
+    assert_eq!(spec.health.path, "/_stcore/health", "as the container sees it");
+    assert!(!config.watched.apps.keys().any(|dir| dir.as_os_str().is_empty()));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn containers_of_somebody_elses_folder_reach_nothing_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "boxed/skep.toml", "image = \"x\"\ncontainer.mounts = [\"/etc:/host\"]\n");
+    assert_eq!(load(dir.path()).refused.len(), 0, "root's own file");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(dir.path().join("boxed/skep.toml"), Some(65_534), None).unwrap();
+        let config = load(dir.path());
+        assert!(config.apps.is_empty());
+        assert!(config.refused[0].to_string().contains("belongs to user 65534"), "{:?}", config.refused);
+    }
+}

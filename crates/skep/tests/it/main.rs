@@ -14,6 +14,9 @@
 mod bad_apps;
 mod cli;
 mod config;
+mod containers;
+#[path = "../../../docker/tests/it/daemon.rs"]
+mod daemon;
 mod live;
 mod login;
 mod many;

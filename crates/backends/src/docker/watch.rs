@@ -1,0 +1,144 @@
+//! Noticing what happens to containers that nobody asked for.
+//!
+//! Two tasks. One reads the engine's events and only notes which containers they are about: the engine holds up everybody
+//! when a reader is slow. The other looks at those containers. Whatever was missed, because the connection broke or the
+//! engine dropped events, is found by looking at everything: after each connection, and now and then.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use skep_docker::Document;
+
+use super::launching::runs;
+use super::order::{INSTALL, Labels};
+use super::{Inner, Instance, now_ms};
+
+/// Between two looks at everything, without any sign that one is needed.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Between two attempts to subscribe: the first, and the longest.
+const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+/// No launch takes this long after its image is there.
+const FORGOTTEN_AFTER_MS: i64 = 10 * 60 * 1000;
+/// Containers looked at at a time.
+const AT_ONCE: usize = 8;
+
+impl Inner {
+    /// Starts both tasks, once. They end with the backend or the launcher.
+    pub(super) fn keep_watch(self: &Arc<Self>, install: &str) {
+        if self.watch.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tokio::spawn(read(Arc::downgrade(self), install.to_owned()));
+        tokio::spawn(look(Arc::downgrade(self), install.to_owned()));
+    }
+
+    /// Something happened to a container. Bounded by the containers there are.
+    pub(super) fn touch(&self, container: String) {
+        self.watch.touched.lock().insert(container);
+        self.watch.wake.notify_one();
+    }
+
+    fn touch_all(&self) {
+        self.watch.all.store(true, Ordering::Release);
+        self.watch.wake.notify_one();
+    }
+
+    /// Concludes whichever of these instances have ended.
+    async fn look_at(&self, instances: Vec<Arc<Instance>>) {
+        stream::iter(instances)
+            .for_each_concurrent(AT_ONCE, |instance| async move {
+                if let Err(error) = self.conclude(&instance).await {
+                    tracing::warn!(instance = %instance.id, %error, "whether it has ended is not known yet");
+                }
+            })
+            .await;
+    }
+
+    /// Compares what is known with what there is.
+    async fn look_at_all(&self, install: &str) {
+        // Taken before the list: what is launched meanwhile is not missed in it.
+        let known: Vec<_> =
+            self.instances.lock().values().filter(|instance| instance.is_running()).cloned().collect();
+        let listed = match self.list(install).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "the containers cannot be compared with what is known of them");
+                return;
+            }
+        };
+        let alive = |instance: &Arc<Instance>| {
+            let container = instance.container.lock().clone();
+            container.is_some_and(|id| listed.iter().any(|c| c.id() == id && runs(c)))
+        };
+        self.look_at(known.into_iter().filter(|instance| !alive(instance)).collect()).await;
+        for orphan in listed.iter().filter(|container| self.is_orphan(container)) {
+            self.sweep(orphan).await;
+        }
+    }
+
+    /// Made by an earlier server and not adopted, so that nobody will ever ask for it; or by a launch here that was given
+    /// up before the engine was done with it. What a successor of this server makes is younger; and once the launcher
+    /// listens no more, nothing is this server's to judge.
+    fn is_orphan(&self, container: &Document) -> bool {
+        let adopted = self.watch.adopted.load(Ordering::Acquire) && !self.events.is_closed();
+        adopted
+            && Labels::of(container).is_some_and(|labels| {
+                let old = labels.started_at_ms < self.opened_at_ms
+                    || labels.started_at_ms < now_ms() - FORGOTTEN_AFTER_MS;
+                old && self.instance(&labels.id).is_none()
+            })
+    }
+}
+
+/// Reads events for as long as anybody wants to know.
+async fn read(inner: Weak<Inner>, install: String) {
+    let label = format!("{INSTALL}={install}");
+    let filters = [("type", "container"), ("label", &label)];
+    let mut pause = AGAIN[0];
+    loop {
+        let Some(engine) = living(&inner).map(|inner| inner.engine.clone()) else { return };
+        match engine.events(&filters, None).await {
+            Ok(mut events) => {
+                pause = AGAIN[0];
+                // Subscribed first: what happens from here on is told, what happened before is looked for.
+                let Some(()) = living(&inner).map(|inner| inner.touch_all()) else { return };
+                while let Some(Ok(event)) = events.next().await {
+                    let Some(inner) = living(&inner) else { return };
+                    if matches!(event.action(), "die" | "destroy" | "oom" | "stop" | "kill") {
+                        inner.touch(event.actor().to_owned());
+                    }
+                }
+                tracing::warn!("the Docker Engine ended its stream of events; subscribing anew");
+            }
+            Err(error) => tracing::warn!(%error, "the Docker Engine's events cannot be read; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(AGAIN[1]);
+    }
+}
+
+/// Looks at what was touched, and now and then at everything.
+async fn look(inner: Weak<Inner>, install: String) {
+    loop {
+        let Some(inner) = living(&inner) else { return };
+        let woken = tokio::time::timeout(LOOK_EVERY, inner.watch.wake.notified()).await;
+        let touched = std::mem::take(&mut *inner.watch.touched.lock());
+        if inner.watch.all.swap(false, Ordering::AcqRel) || woken.is_err() {
+            inner.look_at_all(&install).await;
+            continue;
+        }
+        let instances = inner.instances.lock().values().cloned().collect::<Vec<_>>();
+        let is_touched = |instance: &Arc<Instance>| {
+            instance.container.lock().as_ref().is_some_and(|id| touched.contains(id))
+        };
+        inner.look_at(instances.into_iter().filter(is_touched).collect()).await;
+    }
+}
+
+/// The backend, while it has a launcher to report to.
+fn living(inner: &Weak<Inner>) -> Option<Arc<Inner>> {
+    inner.upgrade().filter(|inner| !inner.events.is_closed())
+}
