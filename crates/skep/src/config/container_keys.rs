@@ -136,7 +136,9 @@ fn mount(text: &str, base: &Path) -> Result<BindMount, String> {
         }
         _ => return Err(format!("holds \"{text}\", whose first part is neither a path nor a volume's name")),
     };
-    if source.ends_with("docker.sock") {
+    let shows_engine =
+        ["/var/run/docker.sock", "/run/docker.sock"].iter().any(|s| Path::new(s).starts_with(&source));
+    if shows_engine || source.ends_with("docker.sock") {
         return Err(format!("holds \"{text}\": whoever has the engine's socket has the whole machine"));
     }
     Ok(BindMount { source, target: target.to_owned(), read_only })
@@ -159,7 +161,7 @@ fn network(name: String) -> Result<String, String> {
 fn capability(text: &str) -> Result<String, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if name == "ALL" || name == "SYS_ADMIN" {
+    if matches!(name, "ALL" | "SYS_ADMIN" | "SYS_MODULE" | "SYS_RAWIO") {
         return Err(format!("holds \"{text}\", with which a container is none any more"));
     }
     let word = !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
@@ -194,8 +196,10 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        let socket = read("/var/run/docker.sock:/var/run/docker.sock").unwrap_err();
-        assert!(socket.contains("the whole machine"), "{socket}");
+        for shown in ["/var/run/docker.sock", "/run", "/var/run/", "/", "/srv/other/docker.sock"] {
+            let socket = read(&format!("{shown}:/inside")).unwrap_err();
+            assert!(socket.contains("the whole machine"), "{shown}: {socket}");
+        }
     }
 
     #[test]
@@ -204,6 +208,8 @@ mod tests {
         assert!(user("a:").is_err() && user("").is_err() && user("a b").is_err());
         assert!(network("host".to_owned()).is_err() && network("db_net".to_owned()).is_ok());
         assert_eq!(capability("cap_chown").as_deref(), Ok("CHOWN"));
-        assert!(capability("ALL").is_err() && capability("x-y").is_err());
+        for bad in ["ALL", "cap_sys_admin", "SYS_MODULE", "SYS_RAWIO", "x-y", ""] {
+            assert!(capability(bad).is_err(), "{bad}");
+        }
     }
 }
