@@ -16,6 +16,7 @@ pub mod cookies;
 mod guest;
 mod keyring;
 mod local;
+mod opened;
 mod permission;
 mod policy;
 mod sealer;

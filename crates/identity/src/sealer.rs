@@ -1,7 +1,8 @@
 //! Sealing and opening: XChaCha20-Poly1305 under keys derived from the ring's, one per purpose.
 //!
 //! Invariant: a sealer uses the keys in force at each call, however long ago it was made. Lock-free: every event loop opens
-//! cookies all the time.
+//! cookies all the time, mostly the same ones, so what was opened lately is remembered ([`crate::opened`]) for as long as
+//! the keys stay as they are. Whether a cookie counts is decided anew each time, from its plaintext.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
 use crate::keyring::{IdentityError, KID, Key, TakenUp, random};
+use crate::opened::{Kept, Remembered};
 use crate::subkey::subkey;
 
 const VERSION: u8 = 1;
@@ -71,12 +73,14 @@ pub struct Sealer {
 struct Ciphers {
     of: Arc<Keys>,
     list: Vec<([u8; KID], XChaCha20Poly1305)>,
+    /// What these very keys opened: other keys begin with an empty memory.
+    remembered: Remembered,
 }
 
 impl Ciphers {
     fn derive(of: Arc<Keys>, name: &str) -> Self {
         let cipher = |key: &Key| (key.id, XChaCha20Poly1305::new(&subkey(&key.secret, name).into()));
-        Self { list: of.list.iter().map(cipher).collect(), of }
+        Self { list: of.list.iter().map(cipher).collect(), of, remembered: Remembered::default() }
     }
 }
 
@@ -129,13 +133,22 @@ impl Sealer {
         if text.len() > MAX_TEXT {
             return None;
         }
+        let ciphers = self.ciphers();
+        if let Some(kept) = ciphers.remembered.find(context, text) {
+            return Some((kept.plain.clone(), kept.current));
+        }
+        let (plain, current) = self.decrypt(&ciphers, context, text)?;
+        ciphers.remembered.keep(Kept::new(context, text, plain.clone(), current));
+        Some((plain, current))
+    }
+
+    fn decrypt(&self, ciphers: &Ciphers, context: &str, text: &str) -> Option<(Vec<u8>, bool)> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         if bytes.len() < HEAD + TAG || bytes.first() != Some(&VERSION) {
             return None;
         }
         let (head, sealed) = bytes.split_at(HEAD);
         let (kid, nonce) = head.get(1..)?.split_at(KID);
-        let ciphers = self.ciphers();
         let (at, (_, cipher)) = ciphers.list.iter().enumerate().find(|(_, (id, _))| id == kid)?;
         let nonce: [u8; NONCE] = nonce.try_into().ok()?;
         let aad = self.aad(context);

@@ -41,7 +41,7 @@ impl SeatSealer {
         let seat = SeatId(u128::from_be_bytes(seat.try_into().ok()?));
         let instance = match instance {
             [] => None,
-            short => Some(format!("{app}.{}", std::str::from_utf8(short).ok()?).parse().ok()?),
+            short => Some(InstanceId::from_short(app.clone(), std::str::from_utf8(short).ok()?)?),
         };
         Some(SeatCookie { seat, instance })
     }

@@ -100,6 +100,15 @@ impl InstanceId {
     pub fn short(&self) -> String {
         format!("{:016x}", self.nonce)
     }
+
+    /// The instance of `app` whose [`InstanceId::short`] this is.
+    pub fn from_short(app: AppId, short: &str) -> Option<Self> {
+        let hex = |b: &u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+        if short.len() != 16 || !short.as_bytes().iter().all(hex) {
+            return None;
+        }
+        Some(Self { app, nonce: u64::from_str_radix(short, 16).ok()? })
+    }
 }
 
 impl FromStr for InstanceId {
@@ -107,14 +116,9 @@ impl FromStr for InstanceId {
 
     fn from_str(text: &str) -> Result<Self, BadInstanceId> {
         let bad = || BadInstanceId(text.chars().take(100).collect());
-        let (app, nonce) = text.rsplit_once('.').ok_or_else(bad)?;
-        let hex = |b: &u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
-        if nonce.len() != 16 || !nonce.as_bytes().iter().all(hex) {
-            return Err(bad());
-        }
+        let (app, short) = text.rsplit_once('.').ok_or_else(bad)?;
         let app = app.parse().map_err(|_| bad())?;
-        let nonce = u64::from_str_radix(nonce, 16).map_err(|_| bad())?;
-        Ok(Self { app, nonce })
+        Self::from_short(app, short).ok_or_else(bad)
     }
 }
 
