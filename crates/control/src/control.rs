@@ -222,7 +222,7 @@ impl Control {
         match purpose {
             Purpose::Own => {
                 let rights = Rights::Visitor { principal, admission: self.0.login.admission() };
-                request.extensions_mut().insert(Caller { rights, request_id });
+                request.extensions_mut().insert(Caller { rights, manages: client.at_console, request_id });
                 request.extensions_mut().insert(client);
                 own.oneshot(request).await.unwrap_or_else(|never| match never {})
             }

@@ -141,7 +141,7 @@ async fn stop(
     see_other("/_skep/apps", None)
 }
 
-/// Whether the caller may end an instance: it is theirs alone, or its app is theirs to manage.
+/// Whether the caller may end an instance: it is theirs alone, or its app is theirs to manage (from this host).
 pub(crate) fn may_stop(caller: &Caller, spec: &AppSpec, view: &InstanceView) -> bool {
     let own = match (&caller.rights, &view.owner) {
         (

@@ -12,6 +12,8 @@ use crate::api::Problem;
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) rights: Rights,
+    /// Nothing is managed from where apps answer when the console has a host of its own.
+    pub(crate) manages: bool,
     pub(crate) request_id: u64,
 }
 
@@ -49,7 +51,7 @@ impl Caller {
     }
 
     pub(crate) fn may_manage(&self, spec: &AppSpec) -> bool {
-        self.may(Permission::AppsManage, Object::App { id: &spec.id, access: &spec.access })
+        self.manages && self.may(Permission::AppsManage, Object::App { id: &spec.id, access: &spec.access })
     }
 
     /// # Errors

@@ -55,7 +55,7 @@ pub(crate) fn operators(control: Control) -> Router {
         .merge(monitoring())
         .fallback(async || Problem::unknown_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(Extension(Caller { rights: Rights::Operator, request_id: 0 }))
+        .layer(Extension(Caller { rights: Rights::Operator, manages: true, request_id: 0 }))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(control)
 }

@@ -26,6 +26,10 @@ pub(crate) enum Elsewhere {
 }
 
 impl ConsoleHost {
+    pub(crate) fn answers_at(&self, host: &Authority) -> bool {
+        host.host().eq_ignore_ascii_case(&self.host)
+    }
+
     /// Whether a request came to the host its target answers at.
     pub(crate) fn check(
         &self,
@@ -35,7 +39,7 @@ impl ConsoleHost {
         app: bool,
         navigation: bool,
     ) -> Result<(), Elsewhere> {
-        let at_console = host.host().eq_ignore_ascii_case(&self.host);
+        let at_console = self.answers_at(host);
         let for_console = ["/_skep/console", "/_skep/api"].iter().any(|part| is_under(uri.path(), part));
         let whole = uri.path_and_query().map_or("/", |target| target.as_str());
         if at_console && app {

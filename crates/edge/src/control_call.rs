@@ -52,6 +52,9 @@ pub struct Client {
     pub https: bool,
     /// The public host name and port the visitor used.
     pub host: String,
+    /// The visitor came to the host the console answers at; always so where it has none of its own. Elsewhere an app's
+    /// script may have sent the request, so it may do what its visitor may, but not manage anything.
+    pub at_console: bool,
     /// A request id, also in the access log and on error pages.
     pub request_id: u64,
 }

@@ -35,7 +35,8 @@ async fn log_in(world: &World, body: &'static str) -> String {
 /// Everybody may open both apps; `private` runs one instance per user.
 async fn people() -> World {
     let anyone = || Access { anyone: true, ..Access::default() };
-    let private = AppSpec { per_user: true, access: anyone(), ..spec("private", "Private") };
+    let private =
+        AppSpec { per_user: true, max_instances: 4, access: anyone(), ..spec("private", "Private") };
     let shared = AppSpec { access: anyone(), ..spec("shared", "Shared") };
     let world = World::with_login(LoginConfig::default(), vec![private, shared]).await;
     for (name, admin) in [("ada", true), ("bob", false), ("eve", false)] {
@@ -108,6 +109,35 @@ async fn what_was_used_is_named_and_counted() {
     assert_eq!(rows, [("shared", Some("bob"), 1)]);
     let later = page(&world, "/", &bob).await;
     assert!(later.contains(">Recently used</h2>") && !later.contains(">in use</em>"), "{later}");
+}
+
+/// A script in an app that an administrator opens has the administrator's cookie there, and no more.
+#[tokio::test]
+async fn beside_a_console_host_apps_cannot_end_what_is_anothers() {
+    let world = people().await;
+    world.doors.open();
+    let mut leases = Vec::new();
+    for user in ["bob", "ada"] {
+        let Outcome::Waiting(waiting) = visit(&world, "private", user) else { panic!("cold") };
+        leases.push(waiting.granted().await.unwrap());
+    }
+    let [bobs, adas] = [0, 1].map(|at| leases[at].upstream().instance.to_string());
+    let ada = log_in(&world, "name=ada&password=plum+tree+in+June").await;
+    let stop = async |id: &str| {
+        let body: &'static str = format!("instance={id}").leak();
+        assert_eq!(post(&world, "/_skep/apps/stop", body, &ada).await.status, 303);
+    };
+    *world.at_console.lock() = false;
+    assert_eq!(page(&world, "/_skep/apps", &ada).await.matches("name=\"instance\"").count(), 1);
+    stop(&bobs).await;
+    stop(&adas).await;
+    leases.pop();
+    until("her own is gone", || world.handle.instances().len() == 1).await;
+    assert_eq!(world.handle.instances()[0].id.to_string(), bobs);
+    *world.at_console.lock() = true;
+    stop(&bobs).await;
+    leases.pop();
+    until("on the console's host she may", || world.handle.instances().is_empty()).await;
 }
 
 #[tokio::test]

@@ -201,6 +201,8 @@ pub(crate) struct World {
     pub(crate) keys: Arc<KeyRing>,
     /// The name visitors use.
     pub(crate) host: Mutex<String>,
+    /// Whether visitors come to the host the console answers at.
+    pub(crate) at_console: Mutex<bool>,
     calls: mpsc::Sender<ControlCall>,
     _backend_events: mpsc::Sender<BackendEvent>,
 }
@@ -272,7 +274,19 @@ impl World {
         tokio::spawn(control.clone().serve(calls_in));
         tokio::spawn(control.clone().record(journal_in));
         let host = Mutex::new("localhost:8080".to_owned());
-        Self { doors, handle, control, store, folder, keys, host, calls, _backend_events: backend_events }
+        let at_console = Mutex::new(true);
+        Self {
+            doors,
+            handle,
+            control,
+            store,
+            folder,
+            keys,
+            host,
+            at_console,
+            calls,
+            _backend_events: backend_events,
+        }
     }
 
     /// Whom the edge would take the visitor for.
@@ -299,6 +313,7 @@ impl World {
             ip: [127, 0, 0, 1].into(),
             https: false,
             host: self.host.lock().clone(),
+            at_console: *self.at_console.lock(),
             request_id: 0x5eed,
         };
         let request = Request::from_parts(head, CallBody::new(body.map_err(|never| match never {})));
