@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Skep's edge against nginx, HAProxy and Traefik: one run, rounds interleaved, medians, one result file.
 
-  bench.py [--rounds N] [--seconds S] [--out DIR] [--only skep,nginx]
+  bench.py [--rounds N] [--seconds S] [--out DIR] [--only skep,nginx] [--http]
 
 `make bench` builds what is needed and calls this. The app, the load and the proxy under measurement share this machine's
 cores, so requests per second say how proxies compare here, and CPU time per request (from the scheduler's own count of the
@@ -107,6 +107,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--idle", type=int, default=5000, help="idle WebSockets and held requests")
     parser.add_argument("--only", default="", help="names of proxies, with commas between")
+    parser.add_argument("--http", action="store_true", help="measure requests only; the result is printed")
     parser.add_argument("--out", type=Path, help="folder for the result file; without it, it is printed")
     wanted = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -117,7 +118,8 @@ def main():
     finally:
         stage.end()
     text = json.dumps(result, indent=1) + "\n"
-    if wanted.out:
+    # Half a result must not take a whole one's place.
+    if wanted.out and not wanted.http:
         wanted.out.mkdir(parents=True, exist_ok=True)
         file = wanted.out / f"edge-{result['date'][:10]}.json"
         file.write_text(text)
@@ -151,6 +153,8 @@ def run(stage, wanted):
     say("requests")
     result["http"] = interleaved(servers, wanted.rounds, lambda server: wrk(server, wanted.seconds, cookie))
     say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["http"].items()})
+    if wanted.http:
+        return result
     say("messages")
     result["websocket"] = interleaved(servers, wanted.rounds, lambda server: ws_echo(server, wanted.seconds, skep.login))
     say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["websocket"].items()})
