@@ -15,7 +15,6 @@ use std::time::Duration;
 use http::Method;
 use http::uri::PathAndQuery;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use skep_model::{AppId, InstanceId};
 
 /// Where the access log goes, and how its lines look.
@@ -59,8 +58,29 @@ const FULL: usize = 16 * 1024;
 pub(crate) struct LogBuffer {
     format: LogFormat,
     lines: String,
+    second: Second,
     to_writer: SyncSender<String>,
     dropped: Arc<AtomicU64>,
+}
+
+/// The second that was written last, as text: most lines come in the same one.
+#[derive(Default)]
+struct Second {
+    of: Option<i64>,
+    text: String,
+}
+
+impl Second {
+    fn text(&mut self, format: LogFormat, now: Timestamp) -> &str {
+        if self.of != Some(now.as_second()) {
+            self.of = Some(now.as_second());
+            self.text = match format {
+                LogFormat::Json => now.strftime("%Y-%m-%dT%H:%M:%S").to_string(),
+                LogFormat::Common => now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
+            };
+        }
+        &self.text
+    }
 }
 
 /// The writer's end: joined when the edge stops.
@@ -87,6 +107,7 @@ impl LogWriter {
         LogBuffer {
             format: self.format,
             lines: String::new(),
+            second: Second::default(),
             to_writer: self.to_writer.clone(),
             dropped: Arc::clone(&self.dropped),
         }
@@ -130,10 +151,14 @@ fn lost_line(format: LogFormat, lost: u64) -> String {
 impl LogBuffer {
     pub(crate) fn add(&mut self, record: &Record) {
         let now = Timestamp::now();
+        if self.lines.capacity() == 0 {
+            self.lines.reserve(FULL + FULL / 4);
+        }
+        let second = self.second.text(self.format, now);
         // Writing to a string cannot fail.
         let _ = match self.format {
-            LogFormat::Json => write_json(&mut self.lines, record, now),
-            LogFormat::Common => write_common(&mut self.lines, record, now),
+            LogFormat::Json => write_json(&mut self.lines, record, second, now.subsec_millisecond()),
+            LogFormat::Common => write_common(&mut self.lines, record, second),
         };
         if self.lines.len() >= FULL {
             self.hand_over();
@@ -166,12 +191,13 @@ fn path(record: &Record) -> &str {
     record.target.as_ref().map_or("-", PathAndQuery::path)
 }
 
-fn write_json(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Result {
-    write!(out, "{{\"time\":\"{now:.3}\",\"id\":\"{:016x}\",\"client\":\"", record.request_id)?;
-    write!(out, "{}\",\"method\":\"{}\",\"path\":\"", record.client, record.method)?;
+fn write_json(out: &mut String, record: &Record, second: &str, millisecond: i32) -> std::fmt::Result {
+    let Record { request_id, client, method, status, bytes, .. } = record;
+    write!(out, "{{\"time\":\"{second}.{millisecond:03}Z\",\"id\":\"{request_id:016x}\"")?;
+    write!(out, ",\"client\":\"{client}\",\"method\":\"{method}\",\"path\":\"")?;
     escape(out, path(record));
-    write!(out, "\",\"status\":{},\"bytes\":{}", record.status, record.bytes)?;
-    write!(out, ",\"ms\":{:.3}", record.duration.as_secs_f64() * 1000.0)?;
+    write!(out, "\",\"status\":{status},\"bytes\":{bytes},\"ms\":")?;
+    write_ms(out, record.duration)?;
     if let Some(app) = &record.app {
         write!(out, ",\"app\":\"{app}\"")?;
     }
@@ -179,7 +205,8 @@ fn write_json(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Re
         write!(out, ",\"instance\":\"{instance}\"")?;
     }
     if let Some(held) = record.held {
-        write!(out, ",\"held_ms\":{:.3}", held.as_secs_f64() * 1000.0)?;
+        out.push_str(",\"held_ms\":");
+        write_ms(out, held)?;
     }
     if let Some(note) = &record.note {
         out.push_str(",\"note\":\"");
@@ -190,15 +217,22 @@ fn write_json(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Re
     Ok(())
 }
 
-fn write_common(out: &mut String, record: &Record, now: Timestamp) -> std::fmt::Result {
-    let time = now.to_zoned(TimeZone::UTC).strftime("%d/%b/%Y:%H:%M:%S +0000");
-    write!(out, "{} - - [{time}] \"{} ", record.client, record.method)?;
+fn write_ms(out: &mut String, duration: Duration) -> std::fmt::Result {
+    let micros = duration.as_micros();
+    write!(out, "{}.{:03}", micros / 1000, micros % 1000)
+}
+
+fn write_common(out: &mut String, record: &Record, second: &str) -> std::fmt::Result {
+    write!(out, "{} - - [{second}] \"{} ", record.client, record.method)?;
     escape(out, path(record));
     writeln!(out, " HTTP/1.1\" {} {} {}", record.status, record.bytes, record.duration.as_micros())
 }
 
 /// For both formats: quotes, backslashes and control characters are escaped as in JSON.
 fn escape(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -234,22 +268,37 @@ mod tests {
     #[test]
     fn json_lines_parse_and_hide_the_query() {
         let mut out = String::new();
-        write_json(&mut out, &record(), Timestamp::UNIX_EPOCH).unwrap();
+        let now = Timestamp::from_millisecond(1_790_000_000_042).unwrap();
+        let mut second = Second::default();
+        let second = second.text(LogFormat::Json, now);
+        write_json(&mut out, &record(), second, now.subsec_millisecond()).unwrap();
         let value: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(value["path"], "/a\"b");
         assert_eq!(value["id"], "0000000000000007");
         assert_eq!(value["held_ms"], 20.0);
         assert_eq!(value["ms"], 1.5);
         assert_eq!(value["note"], "a\nb");
-        assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(value["time"], "2026-09-21T14:13:20.042Z");
         assert!(!out.contains("secret"));
     }
 
     #[test]
     fn common_lines_look_as_usual() {
         let mut out = String::new();
-        write_common(&mut out, &record(), Timestamp::UNIX_EPOCH).unwrap();
+        let mut second = Second::default();
+        write_common(&mut out, &record(), second.text(LogFormat::Common, Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(out, "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"GET /a\\\"b HTTP/1.1\" 200 12 1500\n");
+    }
+
+    #[test]
+    fn each_line_bears_its_own_second() {
+        let mut second = Second::default();
+        for (at, expected) in
+            [(0, "1970-01-01T00:00:00"), (999, "1970-01-01T00:00:00"), (1000, "1970-01-01T00:00:01")]
+        {
+            let now = Timestamp::from_millisecond(at).unwrap();
+            assert_eq!(second.text(LogFormat::Json, now), expected, "{at}");
+        }
     }
 
     #[test]

@@ -25,17 +25,31 @@ pub(crate) struct RequestBody {
     early: VecDeque<Bytes>,
     early_len: usize,
     state: Arc<ConnState>,
+    /// It was taken out of here: what becomes of it is not this one's to say.
+    taken: bool,
 }
 
 impl RequestBody {
     pub(crate) fn new(incoming: Incoming, state: &Arc<ConnState>) -> Self {
         let source = (!incoming.is_end_stream()).then_some(incoming);
-        Self { source, early: VecDeque::new(), early_len: 0, state: Arc::clone(state) }
+        Self { source, early: VecDeque::new(), early_len: 0, state: Arc::clone(state), taken: false }
     }
 
     /// A request without a body.
     pub(crate) fn empty(state: &Arc<ConnState>) -> Self {
-        Self { source: None, early: VecDeque::new(), early_len: 0, state: Arc::clone(state) }
+        Self { source: None, early: VecDeque::new(), early_len: 0, state: Arc::clone(state), taken: false }
+    }
+
+    /// The body on its way; nothing of it stays here.
+    pub(crate) fn take(&mut self) -> Self {
+        self.taken = true;
+        Self {
+            source: self.source.take(),
+            early: std::mem::take(&mut self.early),
+            early_len: std::mem::take(&mut self.early_len),
+            state: Arc::clone(&self.state),
+            taken: false,
+        }
     }
 
     pub(crate) fn state(&self) -> Arc<ConnState> {
@@ -127,7 +141,9 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.state.note_body_over();
+        if !self.taken {
+            self.state.note_body_over();
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use skep_identity::{Admission, KeyRing, SeatSealer};
 use skep_launch::Handle;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::{LogBuffer, LogWriter};
@@ -127,22 +127,23 @@ impl Edge {
         routes: watch::Receiver<Arc<RouteTable>>,
         admission: watch::Receiver<Arc<Admission>>,
     ) -> Result<(), EdgeError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(FILE_THREADS)
-            .thread_name(format!("skep-files-{index}"))
-            .build()
-            .map_err(EdgeError::Thread)?;
         let (shared, stop) = (Arc::clone(&self.shared), self.accepting.clone());
         let log = self.log.as_ref().map(LogWriter::buffer);
+        // A loop's runtime lives and dies on its own thread, which tells whether there is one.
+        let (began, begun) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("skep-edge-{index}")).spawn(move || {
-            let run = run_loop(shared, index, orders, sockets, (routes, admission), log, stop);
-            LocalSet::new().block_on(&runtime, run);
+            let runtime = match runtime(index) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(began.send(Err(error))),
+            };
+            drop(began.send(Ok(())));
+            runtime.block_on(run_loop(shared, index, orders, sockets, (routes, admission), log, stop));
             // A file that hangs (a network folder) must not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(100));
         });
         self.threads.push(thread.map_err(EdgeError::Thread)?);
-        Ok(())
+        let gone = |_| std::io::Error::other("the event loop's thread ended at once");
+        begun.recv().map_err(gone).and_then(|began| began).map_err(EdgeError::Thread)
     }
 
     /// The addresses of the TCP listeners, in the order given.
@@ -237,6 +238,14 @@ fn prepare(config: &ListenerConfig) -> Result<(Arc<Listener>, ListenSocket), Edg
     listen::prepare(&config.socket).map_err(failed)?;
     let socket = config.socket.try_clone().map_err(failed)?;
     Ok((Arc::new(Listener::new(config)?), socket))
+}
+
+fn runtime(index: usize) -> std::io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(FILE_THREADS)
+        .thread_name(format!("skep-files-{index}"))
+        .build_local(LocalOptions::default())
 }
 
 async fn run_loop(

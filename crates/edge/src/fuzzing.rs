@@ -89,7 +89,7 @@ fn check_framing(headers: &HeaderMap, verdict: Head) {
     }
 }
 
-fn rewrite(method: &Method, uri: &Uri, mut headers: HeaderMap, checked: Checked, how: u8) {
+fn rewrite(method: &Method, uri: &Uri, headers: HeaderMap, checked: Checked, how: u8) {
     let target =
         checked.rewritten.as_deref().unwrap_or_else(|| uri.path_and_query().map_or("", |p| p.as_str()));
     assert!(target.starts_with('/'), "{target}");
@@ -112,12 +112,13 @@ fn rewrite(method: &Method, uri: &Uri, mut headers: HeaderMap, checked: Checked,
         ip,
         https: how & 2 != 0,
         host: checked.host.as_str().to_owned(),
+        at_console: true,
         request_id: u64::from(how),
     };
     let prefix = if how & 4 != 0 { Prefix::Strip } else { Prefix::Keep };
     let upgrade = checked.upgrade;
     let onward = onward(&client, peer, trusted, prefix, upgrade);
-    forward::request_head(&mut headers, &onward);
+    let mut headers = forward::request_head(&headers, &onward);
     check_onward(&headers, &onward);
     let name = "ada".parse().expect("a name");
     forward::identity::tell(&mut headers, &Principal::User { name, groups: vec!["staff".to_owned()] });

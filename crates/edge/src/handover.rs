@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 
 use crate::body::EdgeBody;
 use crate::exchange::Exchange;
-use crate::forward::{self, Onward, Speaker};
+use crate::forward::Speaker;
 use crate::problem::Problem;
 use crate::request::{self, Conn, Stop, Visit};
 
@@ -53,16 +53,7 @@ pub(crate) async fn pass_on(
     successor: &Upstream,
     exchange: &mut Option<Box<Exchange>>,
 ) -> Result<Response<EdgeBody>, Stop> {
-    let onward = Onward {
-        client: &visit.client,
-        peer: conn.state.peer,
-        trusted: visit.trusted,
-        prefix: Prefix::Keep,
-        base_path: "",
-        upgrade: visit.upgrade,
-    };
-    forward::relay_head(&mut visit.parts.headers, &onward);
-    match request::carry(conn, visit, successor, Speaker::Successor, exchange).await? {
+    match request::carry(conn, &mut visit, successor, Speaker::Successor, exchange).await? {
         Ok(response) => Ok(response),
         Err(lost) => {
             let broken = lost.broken.to_string();

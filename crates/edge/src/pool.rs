@@ -107,6 +107,10 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A head without a body, as most requests are, needs no list of pieces.
+        if let [only] = slices {
+            return self.poll_write(cx, only);
+        }
         on_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
     }
 

@@ -3,6 +3,7 @@
 //! the exchange is dropped, so always).
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,18 +185,14 @@ async fn answer(
         };
 
         // forward | tunnel. Boxed, as the other ways out are: a request that is held has no room reserved for them.
-        match Box::pin(forward(conn, visit, lease, second_try, exchange)).await? {
-            Ok(response) => return Ok(response),
-            Err(again) => visit = *again,
+        if let Some(response) = Box::pin(forward(conn, &mut visit, lease, second_try, exchange)).await? {
+            return Ok(response);
         }
         second_try = true;
     }
 
     // log: `exchange`, when it is dropped
 }
-
-/// The answer, or the visit as it came: its instance ended before it could be reached, so it may claim again.
-type Forwarded = Result<Response<EdgeBody>, Box<Visit>>;
 
 fn route(
     conn: &Conn,
@@ -220,6 +217,7 @@ fn route(
         ip: visit::client_ip(peer, trusted, &shared.trusted_proxies, &parts.headers),
         https,
         host: host.as_str().to_owned(),
+        at_console: shared.console.as_ref().is_none_or(|console| console.answers_at(&host)),
         request_id: exchange.as_ref().map_or(0, |exchange| exchange.request_id()),
     };
     let target = find(conn, &parts.uri);
@@ -255,39 +253,27 @@ fn find(conn: &Conn, uri: &Uri) -> Target {
     }
 }
 
+/// The answer; none when the instance ended before the visit could reach it: it is as it came and may claim again.
 async fn forward(
     conn: &Rc<Conn>,
-    mut visit: Visit,
+    visit: &mut Visit,
     lease: Lease,
     second_try: bool,
     exchange: &mut Option<Box<Exchange>>,
-) -> Result<Forwarded, Stop> {
+) -> Result<Option<Response<EdgeBody>>, Stop> {
     lease.touch();
     let upstream = Arc::clone(lease.upstream());
-    let cookie = claim::cookie_for(conn, &visit, &lease, &upstream.app);
+    let cookie = claim::cookie_for(conn, visit, &lease, &upstream.app);
     if let Some(exchange) = exchange {
         exchange.note_instance(&upstream.instance);
         exchange.hold_lease(lease);
     }
-    let copy = || (own::copy_of(&visit.parts), visit.client.clone(), visit.principal.clone());
-    let page = visit.navigation.then(copy);
-    let uri = visit.parts.uri.clone();
-    let onward = Onward {
-        client: &visit.client,
-        peer: conn.state.peer,
-        trusted: visit.trusted,
-        prefix: upstream.prefix,
-        base_path: &upstream.base_path,
-        upgrade: visit.upgrade,
-    };
-    forward::request_head(&mut visit.parts.headers, &onward);
-    forward::identity::tell(&mut visit.parts.headers, &visit.principal);
     let lost = match carry(conn, visit, &upstream, Speaker::App, exchange).await? {
         Ok(mut response) => {
             if let Some(cookie) = cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
-            return Ok(Ok(response));
+            return Ok(Some(response));
         }
         Err(lost) => lost,
     };
@@ -297,24 +283,18 @@ async fn forward(
     if !busy {
         handle.suspect(&upstream.instance);
     }
-    if let Some(mut visit) = lost.again
-        && !busy
-        && !second_try
-        && handle.has_ended(&upstream.instance, NEWS_OF_AN_END).await
-    {
-        // A page load is as it came. The rest has lost its cookies by now and sits down as a new visitor.
-        visit.parts.uri = uri;
-        if let Some((page, ..)) = page {
-            visit.parts.headers = page.headers;
-        }
-        return Ok(Err(visit));
+    if lost.unsent && !busy && !second_try && handle.has_ended(&upstream.instance, NEWS_OF_AN_END).await {
+        return Ok(None);
     }
     if let Some(exchange) = exchange {
         exchange.note_broken(&lost.broken.to_string());
     }
-    let Some((parts, client, principal)) = page else { return Err(problem_of(&lost.broken).into()) };
+    if !visit.navigation {
+        return Err(problem_of(&lost.broken).into());
+    }
+    let parts = own::copy_of(&visit.parts);
     let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: lost.broken.to_string() };
-    Ok(Ok(own::page(conn, parts, client, principal, purpose).await?))
+    Ok(Some(own::page(conn, parts, visit.client.clone(), visit.principal.clone(), purpose).await?))
 }
 
 /// How long the news that an instance has ended may take to arrive after its socket refused.
@@ -323,46 +303,72 @@ const NEWS_OF_AN_END: Duration = Duration::from_millis(500);
 /// A request that got no answer.
 pub(crate) struct Lost {
     pub(crate) broken: Broken,
-    /// The visit, with the head made up for the instance; set when nothing of it was sent.
-    pub(crate) again: Option<Box<Visit>>,
+    /// Nothing of it was sent; the visit has its body again.
+    pub(crate) unsent: bool,
 }
 
-/// Carries a request whose head is made up to an instance, and its answer back; opens the tunnel after a `101`.
+impl Visit {
+    /// The request as an instance sees it, without its body. The visit's own head stays as it came.
+    fn onward(&self, peer: IpAddr, target: &Uri, upstream: &Upstream, speaker: Speaker) -> Request<()> {
+        let onward = Onward {
+            client: &self.client,
+            peer,
+            trusted: self.trusted,
+            prefix: upstream.prefix,
+            base_path: &upstream.base_path,
+            upgrade: self.upgrade,
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = target.clone();
+        *request.headers_mut() = match speaker {
+            Speaker::App => {
+                let mut headers = forward::request_head(&self.parts.headers, &onward);
+                forward::identity::tell(&mut headers, &self.principal);
+                headers
+            }
+            Speaker::Successor => forward::relay_head(&self.parts.headers, &onward),
+        };
+        request
+    }
+}
+
+/// Carries a request to an instance and its answer back; opens the tunnel after a `101`.
 pub(crate) async fn carry(
     conn: &Rc<Conn>,
-    mut visit: Visit,
+    visit: &mut Visit,
     upstream: &Upstream,
     speaker: Speaker,
     exchange: &mut Option<Box<Exchange>>,
 ) -> Result<Result<Response<EdgeBody>, Lost>, Stop> {
-    let client_upgrade = visit.parts.extensions.remove::<OnUpgrade>();
-    visit.parts.uri = forward::target(&visit.parts.uri, upstream).ok_or(Refused::BadTarget)?;
+    let target = forward::target(&visit.parts.uri, upstream).ok_or(Refused::BadTarget)?;
     let limits = &conn.worker.shared.limits;
     let pool = &conn.worker.pool;
-    let Visit { parts, body, client, host, trusted, upgrade, navigation, principal } = visit;
-    let (response, link) = match forward::send(pool, upstream, parts, body, limits.answer_timeout).await {
+    let body = visit.body.take();
+    let head = || visit.onward(conn.state.peer, &target, upstream, speaker);
+    let (response, link) = match forward::send(pool, upstream, head, body, limits.answer_timeout).await {
         Ok(answered) => answered,
-        Err((broken, again)) => {
-            let again = again.map(|request| {
-                let (mut parts, body) = request.into_parts();
-                client_upgrade.map(|upgrade| parts.extensions.insert(upgrade));
-                Box::new(Visit { parts, body, client, host, trusted, upgrade, navigation, principal })
-            });
-            return Ok(Err(Lost { broken, again }));
+        Err((broken, body)) => {
+            let unsent = body.is_some();
+            if let Some(body) = body {
+                visit.body = body;
+            }
+            return Ok(Err(Lost { broken, unsent }));
         }
     };
+    let upgrade = visit.upgrade;
     let switching = upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let confused = || Problem::new(502, "app-confused", "the app switched protocols unasked");
     if response.status().is_informational() && !switching {
         return Err(confused().into());
     }
     let (mut parts, incoming) = response.into_parts();
-    let upstream_upgrade = parts.extensions.remove::<OnUpgrade>();
-    forward::response_head(&mut parts.headers, upstream, speaker, &client.host, switching);
+    forward::response_head(&mut parts.headers, upstream, speaker, &visit.client.host, switching);
     parts.version = http::Version::HTTP_11;
     if switching {
         // tunnel
-        let (Some(client), Some(upstream)) = (client_upgrade, upstream_upgrade) else {
+        let client = visit.parts.extensions.remove::<OnUpgrade>();
+        let (Some(client), Some(upstream)) = (client, parts.extensions.remove::<OnUpgrade>()) else {
             return Err(confused().into());
         };
         if let Some(mut exchange) = exchange.take() {

@@ -66,12 +66,17 @@ const BOTS: [&str; 8] =
 /// A request that must not wake an app: a bot's, or a page the browser loads on a guess.
 pub(crate) fn must_not_wake(headers: &HeaderMap) -> bool {
     let guess = headers.get(SEC_PURPOSE).is_some_and(|purpose| purpose.as_bytes().starts_with(b"prefetch"));
-    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-    let bot = || {
-        let agent = agent?.to_ascii_lowercase();
-        Some(BOTS.iter().any(|word| agent.contains(word)))
+    guess || headers.get(USER_AGENT).is_some_and(|agent| names_a_bot(agent.as_bytes()))
+}
+
+fn names_a_bot(agent: &[u8]) -> bool {
+    let begins = |at: usize, word: &str| {
+        agent.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word.as_bytes()))
     };
-    guess || bot().unwrap_or(false)
+    // Every page, every request: only where one of their first letters stands is it worth a look.
+    let first = |byte: &u8| matches!(byte | 0x20, b'b' | b's' | b'c' | b'f');
+    let starts = agent.iter().enumerate().filter(|(_, byte)| first(byte));
+    starts.into_iter().any(|(at, _)| BOTS.iter().any(|word| begins(at, word)))
 }
 
 /// Every value of the cookie `name`, in the order sent.

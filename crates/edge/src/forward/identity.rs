@@ -4,6 +4,7 @@
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
+use serde::Serialize;
 use skep_model::Principal;
 
 const USER_ID: HeaderName = HeaderName::from_static("x-sp-userid");
@@ -16,21 +17,31 @@ pub(crate) fn tell(headers: &mut HeaderMap, principal: &Principal) {
     let Principal::User { name, groups } = principal else { return };
     // A name with a comma would read as two groups; it is in the credentials, which cannot be misread.
     let plain: Vec<&str> = groups.iter().map(String::as_str).filter(|group| !group.contains(',')).collect();
-    set(headers, USER_ID, name.as_str());
-    set(headers, USER_GROUPS, &plain.join(","));
-    let credentials = serde_json::json!({ "user": name, "groups": groups });
-    set(headers, CREDENTIALS, &ascii(&credentials.to_string()));
+    set(headers, USER_ID, name.as_str().to_owned());
+    set(headers, USER_GROUPS, plain.join(","));
+    if let Ok(credentials) = serde_json::to_string(&Credentials { user: name.as_str(), groups }) {
+        set(headers, CREDENTIALS, ascii(credentials));
+    }
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+#[derive(Serialize)]
+struct Credentials<'a> {
+    user: &'a str,
+    groups: &'a [String],
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
     // UTF-8, as frameworks expect it; control characters are in no name.
-    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+    if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
 }
 
 /// JSON whose strings need no character outside ASCII.
-fn ascii(json: &str) -> String {
+fn ascii(json: String) -> String {
+    if json.is_ascii() {
+        return json;
+    }
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_ascii() {

@@ -8,58 +8,80 @@ pub(crate) mod identity;
 
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHENTICATE,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version, request};
+use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use skep_launch::Upstream;
 use skep_model::Prefix;
 
 use crate::body::RequestBody;
-use crate::conn::ConnState;
 use crate::control_call::Client;
 use crate::pool::{ConnectError, Link, Pool};
-use crate::sanitize::connection_options;
 use crate::sanitize::host::Authority;
+use crate::sanitize::{self, connection_options};
+use crate::visit::SKEP_LAUNCH;
 
 /// Cookies that are ours: they never reach an app, and an app cannot set them.
 const OUR_COOKIES: [&str; 4] = ["skep-seat", "__Host-skep", "skep", "skep-guest"];
 
-/// Hop-by-hop fields, and those we answer for ourselves.
-const DROPPED: [&str; 22] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-    "expect",
-    "forwarded",
-    "x-real-ip",
-    "true-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-rewrite-url",
-    "shiny-server-credentials",
-    "shiny-shared-secret",
-    "rstudio-connect-credentials",
-    "posit-connect-user-session-token",
+/// Hop-by-hop fields, and those we answer for ourselves; families of fields that say who somebody is or where a request
+/// came from.
+fn is_ours_to_say(name: &str) -> bool {
+    let family = |rest: &str| {
+        let families = ["forwarded-", "original-", "sp-", "skep-", "remote-", "auth-request-"];
+        families.iter().any(|family| rest.starts_with(family))
+    };
+    name.strip_prefix("x-").is_some_and(family)
+        || name.starts_with("skep-")
+        || matches!(
+            name,
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+                | "http2-settings"
+                | "expect"
+                | "forwarded"
+                | "x-real-ip"
+                | "true-client-ip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-rewrite-url"
+                | "shiny-server-credentials"
+                | "shiny-shared-secret"
+                | "rstudio-connect-credentials"
+                | "posit-connect-user-session-token"
+        )
+}
+
+/// What of an app's answer concerns its connection only.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
 ];
 
-/// Families of fields that say who somebody is or where a request came from.
-const DROPPED_FAMILIES: [&str; 7] =
-    ["x-forwarded-", "x-original-", "x-sp-", "x-skep-", "skep-", "x-remote-", "x-auth-request-"];
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// What the edge tells the app about the visitor.
 pub(crate) struct Onward<'a> {
@@ -73,37 +95,58 @@ pub(crate) struct Onward<'a> {
     pub(crate) upgrade: bool,
 }
 
-/// Makes a client's head fit for an app.
-pub(crate) fn request_head(headers: &mut HeaderMap, onward: &Onward<'_>) {
-    let chain = chain(headers, onward);
-    let outer_prefix = headers.get("x-forwarded-prefix").filter(|_| onward.trusted).and_then(plain_prefix);
-    drop_fields(headers);
-    strip_cookies(headers);
-    set_forwarded(headers, onward, &chain, outer_prefix);
+/// A client's head as an app sees it. The head itself stays as it came: it may be needed for another instance.
+pub(crate) fn request_head(said: &HeaderMap, onward: &Onward<'_>) -> HeaderMap {
+    let dropped = dropped(said);
+    let mut headers = passed_on(said, |name| *name != COOKIE && *name != HOST && !dropped(name));
+    add_cookies(&mut headers, said);
+    add_forwarded(&mut headers, said, onward);
+    headers
 }
 
-/// Makes a client's head fit for the process that takes over: only the way it came is told, everything else stays.
-pub(crate) fn relay_head(headers: &mut HeaderMap, onward: &Onward<'_>) {
-    let chain = chain(headers, onward);
-    let outer_prefix = headers.get("x-forwarded-prefix").filter(|_| onward.trusted).and_then(plain_prefix);
-    let launch = headers.remove("skep-launch");
-    drop_fields(headers);
-    if let Some(launch) = launch {
-        headers.insert("skep-launch", launch);
+/// A client's head for the process that takes over: only the way it came is told, everything else stays.
+pub(crate) fn relay_head(said: &HeaderMap, onward: &Onward<'_>) -> HeaderMap {
+    let dropped = dropped(said);
+    let mut headers = passed_on(said, |name| *name == SKEP_LAUNCH || *name != HOST && !dropped(name));
+    add_forwarded(&mut headers, said, onward);
+    headers
+}
+
+/// About as many fields come in as stay behind, and then these.
+const ADDED: usize = 8;
+
+fn passed_on(said: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(said.len() + ADDED);
+    for (name, value) in said {
+        if passes(name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
-    set_forwarded(headers, onward, &chain, outer_prefix);
+    headers
 }
 
-fn set_forwarded(headers: &mut HeaderMap, onward: &Onward<'_>, chain: &str, outer_prefix: Option<String>) {
-    set(headers, "x-forwarded-for", chain);
+fn add_forwarded(headers: &mut HeaderMap, said: &HeaderMap, onward: &Onward<'_>) {
+    if let Ok(chain) = HeaderValue::try_from(chain(said, onward)) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
     let proto = if onward.client.https { "https" } else { "http" };
-    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(proto));
-    set(headers, "x-forwarded-host", &onward.client.host);
-    set(headers, HOST.as_str(), &onward.client.host);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    let host = &onward.client.host;
+    // As a rule it is what stands in `Host`, which need not be copied.
+    let as_said = said.get(HOST).filter(|value| value.as_bytes() == host.as_bytes()).cloned();
+    if let Some(host) = as_said.or_else(|| HeaderValue::from_str(host).ok()) {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(HOST, host);
+    }
+    let outer = said.get(X_FORWARDED_PREFIX).filter(|_| onward.trusted).and_then(plain_prefix);
     let inner = if onward.prefix == Prefix::Strip { onward.base_path } else { "" };
-    let prefix = format!("{}{inner}", outer_prefix.unwrap_or_default());
-    if !prefix.is_empty() {
-        set(headers, "x-forwarded-prefix", &prefix);
+    if outer.is_some() || !inner.is_empty() {
+        let prefix = outer.unwrap_or_default() + inner;
+        if let Ok(prefix) = HeaderValue::try_from(prefix)
+            && !prefix.is_empty()
+        {
+            headers.insert(X_FORWARDED_PREFIX, prefix);
+        }
     }
     if onward.upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -113,22 +156,22 @@ fn set_forwarded(headers: &mut HeaderMap, onward: &Onward<'_>, chain: &str, oute
 
 /// Makes a client's head fit for our own pages: its cookies stay, its claims do not.
 pub(crate) fn own_head(headers: &mut HeaderMap) {
-    drop_fields(headers);
-}
-
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+    let doomed: Vec<HeaderName> = {
+        let dropped = dropped(headers);
+        headers.keys().filter(|name| dropped(name)).cloned().collect()
+    };
+    for name in doomed {
+        headers.remove(name);
     }
 }
 
 /// `X-Forwarded-For`: what a trusted proxy said, then the peer itself.
-fn chain(headers: &HeaderMap, onward: &Onward<'_>) -> String {
+fn chain(said: &HeaderMap, onward: &Onward<'_>) -> String {
     let peer = onward.peer.to_canonical().to_string();
     if !onward.trusted {
         return peer;
     }
-    let said = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let said = said.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     said.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
 }
 
@@ -139,20 +182,17 @@ fn plain_prefix(value: &HeaderValue) -> Option<String> {
     good.then(|| text.to_owned())
 }
 
-fn drop_fields(headers: &mut HeaderMap) {
-    let listed: Vec<String> = connection_options(headers).map(str::to_ascii_lowercase).collect();
-    let drop = |name: &HeaderName| {
-        let name = name.as_str();
-        // Names with underscores: CGI and WSGI spell `-` and `_` alike, so they could pose as one of ours.
-        name.contains('_')
-            || DROPPED.contains(&name)
-            || DROPPED_FAMILIES.iter().any(|family| name.starts_with(family))
-            || listed.iter().any(|option| option == name)
-    };
-    let doomed: Vec<HeaderName> = headers.keys().filter(|name| drop(name)).cloned().collect();
-    for name in doomed {
-        headers.remove(name);
-    }
+/// Says of each field of the head `said` whether it stays here.
+fn dropped(said: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
+    let listed = listed(said);
+    // Names with underscores: CGI and WSGI spell `-` and `_` alike, so they could pose as one of ours.
+    move |name| sanitize::is_ambiguous(name) || is_ours_to_say(name.as_str()) || listed(name)
+}
+
+/// Says of each field whether `Connection` lists it.
+fn listed(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
+    let any = headers.contains_key(CONNECTION);
+    move |name| any && connection_options(headers).any(|option| option.eq_ignore_ascii_case(name.as_str()))
 }
 
 fn is_ours(cookie: &str) -> bool {
@@ -160,15 +200,17 @@ fn is_ours(cookie: &str) -> bool {
     OUR_COOKIES.contains(&name)
 }
 
-/// Removes our cookies; joins what is left of several `Cookie` fields into one, as apps expect.
-fn strip_cookies(headers: &mut HeaderMap) {
-    let values = headers.get_all(COOKIE);
-    let ours = values.iter().any(|value| value.as_bytes().windows(4).any(|window| window == b"skep"));
-    if !ours && values.iter().nth(1).is_none() {
+/// The client's cookies without ours; several `Cookie` fields become one, as apps expect.
+fn add_cookies(headers: &mut HeaderMap, said: &HeaderMap) {
+    let mut values = said.get_all(COOKIE).iter();
+    let Some(first) = values.next() else { return };
+    let ours = |value: &HeaderValue| value.as_bytes().windows(4).any(|window| window == b"skep");
+    if values.next().is_none() && !ours(first) {
+        headers.insert(COOKIE, first.clone());
         return;
     }
     let mut kept: Vec<u8> = Vec::new();
-    for value in values {
+    for value in said.get_all(COOKIE) {
         for cookie in value.as_bytes().split(|&b| b == b';') {
             let cookie = cookie.trim_ascii();
             // Bytes beyond ASCII do not stand in our names.
@@ -182,9 +224,8 @@ fn strip_cookies(headers: &mut HeaderMap) {
             kept.extend_from_slice(cookie);
         }
     }
-    headers.remove(COOKIE);
-    if let Ok(value) = HeaderValue::from_bytes(&kept)
-        && !kept.is_empty()
+    if let Ok(value) = HeaderValue::try_from(kept)
+        && !value.is_empty()
     {
         headers.insert(COOKIE, value);
     }
@@ -206,21 +247,16 @@ pub(crate) fn response_head(
     host: &str,
     upgrade: bool,
 ) {
-    let listed: Vec<HeaderName> =
-        connection_options(headers).filter_map(|option| option.to_ascii_lowercase().parse().ok()).collect();
-    for name in listed {
-        if !(upgrade && name == UPGRADE) {
-            headers.remove(name);
-        }
-    }
-    for name in ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer"] {
+    let doomed: Vec<HeaderName> = {
+        let listed = listed(headers);
+        let hop = |name: &HeaderName| HOP_BY_HOP.contains(name) || listed(name);
+        headers.keys().filter(|name| hop(name) && !(upgrade && **name == UPGRADE)).cloned().collect()
+    };
+    for name in doomed {
         headers.remove(name);
     }
-    headers.remove(TRANSFER_ENCODING);
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
     }
     let strip = upstream.prefix == Prefix::Strip && !upstream.base_path.is_empty();
     if headers.contains_key(SET_COOKIE) && speaker == Speaker::App {
@@ -347,24 +383,23 @@ impl Broken {
 /// must not be sent twice takes a fresh one instead.
 const SURE: Duration = Duration::from_millis(500);
 
-/// Sends a request and waits for the head of its answer.
+/// Sends a request and waits for the head of its answer. `head` makes the request's head up, once for each time it is sent.
 ///
 /// A request that was never sent is sent again on a fresh connection, always; one that may have been sent only when it
 /// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely).
 ///
 /// # Errors
-/// Why there is no answer, and the request itself when surely nothing of it was sent: another instance may have it. One that
+/// Why there is no answer, and the request's body when surely nothing of it was sent: another instance may have it. One that
 /// may have ended its app must not go on to the next.
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     upstream: &Upstream,
-    parts: request::Parts,
-    body: RequestBody,
+    head: impl Fn() -> Request<()>,
+    mut body: RequestBody,
     answer_timeout: Duration,
-) -> Result<(Response<Incoming>, Link), (Broken, Option<Request<RequestBody>>)> {
-    let repeatable = body.is_empty() && is_idempotent(&parts.method);
-    let mut request = Request::from_parts(parts, body);
-    *request.version_mut() = Version::HTTP_11;
+) -> Result<(Response<Incoming>, Link), (Broken, Option<RequestBody>)> {
+    let mut first = head();
+    let repeatable = body.is_empty() && is_idempotent(first.method());
     let mut pooled = pool.take(upstream, if repeatable { Duration::MAX } else { SURE });
     let mut perhaps_sent = false;
     loop {
@@ -372,49 +407,23 @@ pub(crate) async fn send(
             Some(link) => link,
             None => match pool.connect(upstream).await {
                 Ok(link) => link,
-                Err(error) => return Err((error.into(), Some(request).filter(|_| !perhaps_sent))),
+                Err(error) => return Err((error.into(), Some(body).filter(|_| !perhaps_sent))),
             },
         };
-        let spare = (repeatable && link.used).then(|| Spare::of(&request));
+        let state = (repeatable && link.used).then(|| body.state());
+        let request = first.map(|()| body);
         let answer = tokio::time::timeout(answer_timeout, link.sender.try_send_request(request)).await;
         let mut error = match answer {
             Err(_) => return Err((Broken::Slow(answer_timeout), None)),
             Ok(Ok(response)) => return Ok((response, link)),
             Ok(Err(error)) => error,
         };
-        let unsent = error.take_message();
+        let unsent = error.take_message().map(Request::into_body);
         perhaps_sent |= unsent.is_none();
-        match unsent.or_else(|| spare.map(Spare::into_request)) {
-            Some(again) if link.used => request = again,
+        match unsent.or_else(|| state.map(|state| RequestBody::empty(&state))) {
+            Some(again) if link.used => (first, body) = (head(), again),
             again => return Err((Broken::Answer(error.into_error()), again.filter(|_| !perhaps_sent))),
         }
-    }
-}
-
-/// The head of a request without a body, kept while the request is under way.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    state: Arc<ConnState>,
-}
-
-impl Spare {
-    fn of(request: &Request<RequestBody>) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            state: request.body().state(),
-        }
-    }
-
-    fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty(&self.state));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
     }
 }
 

@@ -31,7 +31,8 @@ fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 fn client(host: &str) -> Client {
-    Client { ip: "192.0.2.9".parse().unwrap(), https: true, host: host.to_owned(), request_id: 1 }
+    let ip = "192.0.2.9".parse().unwrap();
+    Client { ip, https: true, host: host.to_owned(), at_console: true, request_id: 1 }
 }
 
 fn shown(headers: &HeaderMap) -> Vec<String> {
@@ -47,9 +48,7 @@ fn passed_on(fields: &[(&'static str, &str)], trusted: bool, prefix: Prefix) -> 
     let client = client("example.org");
     let peer = "10.0.0.1".parse().unwrap();
     let onward = Onward { client: &client, peer, trusted, prefix, base_path: "/sales", upgrade: false };
-    let mut headers = head(fields);
-    request_head(&mut headers, &onward);
-    shown(&headers)
+    shown(&request_head(&head(fields), &onward))
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub(crate) requests_per_connection: AtomicUsize,
     /// Nobody listens any more, as far as new connections can tell.
     pub(crate) gone: AtomicBool,
+    /// How many have tried since.
+    pub(crate) refused: AtomicUsize,
     /// Lets `/wait` answer.
     pub(crate) go_on: Notify,
 }
@@ -64,6 +66,7 @@ impl Dial for Dialer {
         let (app, opaque) = (Arc::clone(&self.app), self.opaque);
         Box::pin(async move {
             if app.gone.load(SeqCst) {
+                app.refused.fetch_add(1, SeqCst);
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             Ok(match &app.place {
@@ -113,6 +116,7 @@ impl App {
             connections: AtomicUsize::new(0),
             requests_per_connection: AtomicUsize::new(usize::MAX),
             gone: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
             go_on: Notify::new(),
         }
     }

@@ -157,6 +157,27 @@ async fn an_app_that_is_gone_is_a_502() {
 }
 
 #[tokio::test]
+async fn a_request_that_met_an_ended_instance_reaches_the_next_as_it_came() {
+    let limits = skep_edge::Limits { upstream_idle_count: 0, ..Default::default() };
+    let world = World::with(Setup { limits, trusted: vec!["127.0.0.0/8"], ..Setup::default() }).await;
+    world.warm_up().await;
+    world.app.gone.store(true, SeqCst);
+    let mut client = world.client().await;
+    client
+        .send("POST /keep/again HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\nCookie: a=1; skep-seat=x\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
+    eventually("every attempt to connect", || (world.app.refused.load(SeqCst) >= 3).then_some(())).await;
+    world.app.gone.store(false, SeqCst);
+    world.crash("keep").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.text()), (200, "hi"), "{answer:?}");
+    let seen = world.seen().pop().unwrap();
+    assert_eq!(seen.line(), "POST /keep/again HTTP/1.1");
+    assert_eq!(seen.field("x-forwarded-for"), Some("192.0.2.7, 127.0.0.1"), "our peer stands there once");
+    assert_eq!(seen.field("cookie"), Some("a=1"));
+}
+
+#[tokio::test]
 async fn head_answers_keep_their_length() {
     let world = World::start().await;
     world.warm_up().await;

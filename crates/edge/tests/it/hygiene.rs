@@ -297,6 +297,7 @@ async fn the_console_has_its_host_to_itself() {
         ("localhost:81", "/_skep/console/", page, 303, Some("http://console.localhost:81/_skep/console/")),
         ("localhost", "/keep/x", "", 200, None),
         ("console.localhost", "/_skep/api/v1/apps", "", 200, None),
+        ("localhost", "/_skep/apps", "", 200, None),
     ] {
         let mut client = world.client().await;
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")).await;
@@ -304,4 +305,6 @@ async fn the_console_has_its_host_to_itself() {
         assert_eq!((answer.status, answer.field("location")), (status, location), "{host} {path}");
     }
     assert_eq!(world.seen().len(), before + 1, "one request was for the app");
+    let asked = ["own: GET /_skep/api/v1/apps", "own-beside-apps: GET /_skep/apps"];
+    assert_eq!(*world.calls.lock(), asked, "what an app's script may have asked is told apart");
 }

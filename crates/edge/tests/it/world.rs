@@ -17,8 +17,8 @@ use skep_edge::{
 use skep_identity::{Admission, KeyRing};
 use skep_launch::driver::{self, DriverConfig};
 use skep_launch::{
-    Adopted, Backend, BackendError, Dial, ExitReport, Handle, LaunchOrder, Launched, LogQuery, ProgressSink,
-    Stats,
+    Adopted, Backend, BackendError, BackendEvent, Dial, ExitReport, Handle, LaunchOrder, Launched, LogQuery,
+    ProgressSink, Stats,
 };
 use skep_model::{
     Access, AppId, AppSpec, BackendKind, Framework, Health, Hold, InstanceId, Limits as AppLimits, Mount,
@@ -54,15 +54,7 @@ impl Backend for Apps {
     }
 
     fn stop<'a>(&'a self, _: &'a InstanceId, _: Duration) -> BoxFuture<'a, Result<ExitReport, BackendError>> {
-        Box::pin(async {
-            Ok(ExitReport {
-                reason: "stopped".to_owned(),
-                code: Some(0),
-                signal: None,
-                out_of_memory: false,
-                last_lines: vec![],
-            })
-        })
+        Box::pin(async { Ok(exit("stopped", 0)) })
     }
 
     fn note_seats<'a>(&'a self, _: &'a InstanceId, _: Vec<SeatId>) -> BoxFuture<'a, ()> {
@@ -86,6 +78,11 @@ impl Backend for Apps {
     }
 }
 
+fn exit(reason: &str, code: i32) -> ExitReport {
+    let reason = reason.to_owned();
+    ExitReport { reason, code: Some(code), signal: None, out_of_memory: false, last_lines: vec![] }
+}
+
 pub(crate) struct World {
     pub(crate) edge: Edge,
     pub(crate) keys: Arc<KeyRing>,
@@ -99,6 +96,8 @@ pub(crate) struct World {
     /// While locked, the control runtime takes no call.
     pub(crate) control_stuck: Arc<tokio::sync::Mutex<()>>,
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
+    /// Instances that end by themselves.
+    exits: mpsc::Sender<BackendEvent>,
     /// Holds the app's socket; removed at the end.
     _dir: tempfile::TempDir,
     routes: watch::Sender<Arc<RouteTable>>,
@@ -212,7 +211,7 @@ impl World {
         for spec in &setup.specs {
             apps.dialers.lock().insert(spec.id.clone(), app.dialer(setup.opaque));
         }
-        let (_, backend_events) = mpsc::channel(8);
+        let (exits, backend_events) = mpsc::channel(8);
         let (journal, mut journal_out) = mpsc::channel(64);
         tokio::spawn(async move { while journal_out.recv().await.is_some() {} });
         let (handle, _driver) =
@@ -254,7 +253,20 @@ impl World {
         let (admission, admission_in) = watch::channel(Arc::new(setup.admission));
         let edge =
             Edge::start_with_login(config, handle.clone(), &keys, routes_in, control, admission_in).unwrap();
-        Self { edge, keys, admission, address, handle, app, calls, control_stuck, log, _dir: dir, routes }
+        Self {
+            edge,
+            keys,
+            admission,
+            address,
+            handle,
+            app,
+            calls,
+            control_stuck,
+            log,
+            exits,
+            _dir: dir,
+            routes,
+        }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -271,6 +283,14 @@ impl World {
     /// Requests the app saw, those of [`World::warm_up`] aside.
     pub(crate) fn seen(&self) -> Vec<crate::app::Seen> {
         self.app.seen().into_iter().filter(|seen| !seen.line().contains("__warm")).collect()
+    }
+
+    /// Every instance of this app ends by itself.
+    pub(crate) async fn crash(&self, app: &str) {
+        for view in self.handle.instances().into_iter().filter(|view| view.app.as_str() == app) {
+            let event = BackendEvent::Exited { id: view.id, report: exit("exited with status 1", 1) };
+            self.exits.send(event).await.unwrap();
+        }
     }
 
     pub(crate) fn publish(&self, specs: Vec<AppSpec>) {
@@ -312,7 +332,8 @@ async fn answer_calls(
     while let Some(call) = calls.recv().await {
         drop(stuck.lock().await);
         let purpose = match &call.purpose {
-            Purpose::Own => "own".to_owned(),
+            Purpose::Own if call.client.at_console => "own".to_owned(),
+            Purpose::Own => "own-beside-apps".to_owned(),
             Purpose::LaunchPage { app, .. } => format!("launch-page {app}"),
             Purpose::LaunchFollow { app, .. } => format!("launch-follow {app}"),
             Purpose::LaunchRetry { app } => format!("launch-retry {app}"),
