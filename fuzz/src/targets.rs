@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use skep_backends::process::fuzzing::shim_protocol;
+use skep_docker::{Demux, JsonLines, Source};
 use skep_edge::fuzzing::{fields, frames, paths, request, response};
 use skep_identity::cookies::{login_path, safe_target, values};
 use skep_identity::{GuestSealer, KeyRing, LoginCookie, SEAT_COOKIE, SeatSealer, SessionId, SessionSealer};
@@ -12,9 +14,9 @@ use skep_model::{AppId, InstanceId, UserName};
 use crate::config::ServerFile;
 use crate::config::discover::own_keys;
 use crate::config::problem::Problems;
-use crate::import::shiny_server_conf;
+use crate::import::{Imported, shiny_server_conf, shinyproxy_yml};
 
-pub(crate) const ALL: [(&str, fn(&[u8])); 13] = [
+pub(crate) const ALL: [(&str, fn(&[u8])); 15] = [
     ("request-head", request),
     ("response-head", response),
     ("paths", paths),
@@ -25,7 +27,9 @@ pub(crate) const ALL: [(&str, fn(&[u8])); 13] = [
     ("key-ring", key_ring),
     ("server-config", server_config),
     ("app-config", app_config),
-    ("import-shiny-server", import),
+    ("import-shiny-server", import_shiny_server),
+    ("import-shinyproxy", import_shinyproxy),
+    ("docker-streams", docker_streams),
     ("shim-protocol", shim_protocol),
     ("names", names),
 ];
@@ -54,15 +58,60 @@ fn app_config(bytes: &[u8]) {
 }
 
 /// Whatever is imported without a complaint is a config that Skep reads.
-fn import(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let imported = shiny_server_conf(text);
+fn import(text: &str, imported: &Imported) {
     if imported.is_wrong() {
         return;
     }
     if let Err(problems) = ServerFile::parse(Path::new("/etc/skep/skep.toml"), &imported.toml) {
         let all: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-        panic!("what was imported is refused: {}\n{}", all.join("\n"), imported.toml);
+        panic!("what was imported is refused: {}\n{text}\n{}", all.join("\n"), imported.toml);
+    }
+}
+
+fn import_shiny_server(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    import(text, &shiny_server_conf(text));
+}
+
+fn import_shinyproxy(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let known = |name: &str| (name.len() == 1).then(|| format!("${{{name}}}\"\n"));
+    import(text, &shinyproxy_yml(text, &|_| None));
+    import(text, &shinyproxy_yml(text, &known));
+}
+
+/// What an engine sends, in pieces cut anywhere: the cuts change nothing, and nothing is held back without bound.
+fn docker_streams(bytes: &[u8]) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let pieces = |size: usize| bytes.chunks(size.max(1)).map(Bytes::copy_from_slice).collect::<Vec<_>>();
+    let frames = |size: usize| {
+        let mut demux = Demux::default();
+        let mut seen: Vec<(Source, Vec<u8>)> = Vec::new();
+        for piece in pieces(size) {
+            let Ok(frames) = demux.push(piece) else { return (seen, false) };
+            for frame in frames {
+                match seen.last_mut() {
+                    Some((source, bytes)) if *source == frame.source => bytes.extend(&frame.bytes),
+                    _ => seen.push((frame.source, frame.bytes.to_vec())),
+                }
+            }
+        }
+        (seen, true)
+    };
+    let (whole, whole_good) = frames(usize::MAX);
+    let (cut_up, cut_up_good) = frames(usize::from(*cut));
+    assert_eq!(whole_good, cut_up_good);
+    if whole_good {
+        assert_eq!(whole, cut_up);
+    }
+    let lines = |size: usize| {
+        let mut lines = JsonLines::new(256);
+        pieces(size).iter().flat_map(|piece| lines.push(piece)).collect::<Vec<_>>()
+    };
+    let (whole, cut_up) = (lines(usize::MAX), lines(usize::from(*cut)));
+    assert_eq!(whole.len(), cut_up.len());
+    for (one, other) in whole.iter().zip(&cut_up) {
+        assert_eq!(one.as_ref().ok(), other.as_ref().ok());
     }
 }
 

@@ -9,6 +9,7 @@
 mod api;
 mod control;
 mod follow;
+mod former;
 mod health;
 mod login;
 mod personal;

@@ -21,7 +21,7 @@ use crate::control::{Control, now_ms};
 use crate::rights::{Caller, Rights, same_site};
 use crate::ui::portal::{PortalView, Visitor};
 use crate::ui::running::Row;
-use crate::{health, login, personal, ui};
+use crate::{former, health, login, personal, ui};
 
 /// Bytes of a request's body that are read at most; our largest is a form with one address in it.
 const MAX_BODY: usize = 64 * 1024;
@@ -180,6 +180,12 @@ async fn nothing_here(
 ) -> Response<Body> {
     let path = request.uri().path();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    if let Some((id, rest)) = former::address(path).filter(|_| safe)
+        && let Some(spec) = control.app(&id)
+    {
+        return former::leads_to(&spec, rest, request.uri().query());
+    }
     let page = !path.starts_with("/_skep/api") && accept.contains("text/html");
     if !page {
         return Problem::unknown_path().response();

@@ -27,6 +27,21 @@ impl AppId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id a name makes, as of a folder or in another server's config: lower case, `-` for what cannot stand in an id.
+    /// `None`: nothing of the name can.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut id = String::new();
+        for c in name.to_lowercase().chars() {
+            match c {
+                'a'..='z' | '0'..='9' | '_' => id.push(c),
+                _ if id.ends_with('-') => {}
+                _ => id.push('-'),
+            }
+        }
+        let id: String = id.trim_start_matches(['-', '_']).chars().take(Self::MAX_LEN).collect();
+        id.trim_end_matches('-').parse().ok()
+    }
 }
 
 impl FromStr for AppId {

@@ -162,7 +162,10 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
 
 /// Reads config and folders off the runtime, saying so when it takes long.
 async fn load(args: &ServeArgs) -> anyhow::Result<(Loader, Config)> {
-    let mut loader = Loader::new(args.config.clone(), args.paths.clone());
+    let mut loader = match &args.shinyproxy_config {
+        Some(file) => Loader::shinyproxy(file.clone(), args.paths.clone()),
+        None => Loader::new(args.config.clone(), args.paths.clone()),
+    };
     let reading = tokio::task::spawn_blocking(move || {
         let config = loader.load(&Dirty::All);
         (loader, config)

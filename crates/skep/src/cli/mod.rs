@@ -100,6 +100,9 @@ pub(crate) struct ServeArgs {
     /// The server's config file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A ShinyProxy application.yml to serve from, instead of a config of Skep's own
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) shinyproxy_config: Option<PathBuf>,
     /// Address to listen on, instead of the config's [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     pub(crate) listen: Vec<SocketAddr>,

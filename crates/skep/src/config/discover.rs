@@ -303,16 +303,7 @@ pub(crate) fn app_id(dir: &Path) -> Option<AppId> {
         Some(name) => name.to_string_lossy().into_owned(),
         None => dir.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned(),
     };
-    let mut id = String::new();
-    for c in name.to_lowercase().chars() {
-        match c {
-            'a'..='z' | '0'..='9' | '_' => id.push(c),
-            _ if id.ends_with('-') => {}
-            _ => id.push('-'),
-        }
-    }
-    let id: String = id.trim_start_matches(['-', '_']).chars().take(AppId::MAX_LEN).collect();
-    id.trim_end_matches('-').parse().ok()
+    AppId::of_name(&name)
 }
 
 /// One id, one app; one mount, one app. A folder that is called exactly like its id goes first; the others are refused.

@@ -26,7 +26,9 @@ use std::sync::Arc;
 use skep_backends::framework::{NotRecognised, Wanted};
 use skep_model::{AppId, AppSpec};
 
-use app_keys::AppKeys;
+use crate::import::shinyproxy_yml;
+
+pub(crate) use app_keys::AppKeys;
 pub(crate) use discover::Dirty;
 use discover::{Found, Overrides, Scanner, sites_of};
 use problem::{Problem, Problems};
@@ -67,6 +69,7 @@ pub(crate) struct Watched {
 /// Reads config and folders, again and again, each time only what may have changed.
 pub(crate) struct Loader {
     file: Option<PathBuf>,
+    dialect: Dialect,
     paths: Vec<PathBuf>,
     scanner: Scanner,
     last_file: Option<ServerFile>,
@@ -74,7 +77,20 @@ pub(crate) struct Loader {
     euid: u32,
 }
 
+/// How the server's file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Skep,
+    /// Carried over each time it is read, with this process's environment.
+    ShinyProxy,
+}
+
 impl Loader {
+    /// As [`Loader::new`], with a ShinyProxy application.yml for the server's config.
+    pub(crate) fn shinyproxy(file: PathBuf, paths: Vec<PathBuf>) -> Self {
+        Self { dialect: Dialect::ShinyProxy, ..Self::new(Some(file), paths) }
+    }
+
     /// `file`: the server's config. `paths`: sites named on the command line, published besides the file's.
     pub(crate) fn new(file: Option<PathBuf>, paths: Vec<PathBuf>) -> Self {
         let file = file.or_else(|| {
@@ -83,6 +99,7 @@ impl Loader {
         });
         Self {
             file,
+            dialect: Dialect::Skep,
             paths,
             scanner: Scanner::default(),
             last_file: None,
@@ -101,7 +118,7 @@ impl Loader {
     /// When there is no good server config, now or before, or a site cannot be read. Whoever has a config already goes on
     /// with that.
     pub(crate) fn load(&mut self, dirty: &Dirty) -> Result<Config, Problems> {
-        let (file, mut refused) = self.server_file()?;
+        let (file, mut refused, differences) = self.server_file()?;
         let mut sites = sites_of(&self.paths);
         sites.extend(file.sites.iter().cloned());
         let overrides: Overrides = file
@@ -117,7 +134,7 @@ impl Loader {
         refused.extend(found.refused.iter().cloned());
         let apps = self.settle_all(&file, &found, &mut refused);
         let config = Config {
-            warnings: warnings(&file, &apps),
+            warnings: differences.into_iter().chain(warnings(&file, &apps)).collect(),
             watched: self.watched(&found),
             server: file.server.clone(),
             unrecognised: found.unrecognised,
@@ -128,16 +145,21 @@ impl Loader {
         Ok(config)
     }
 
-    /// The server's file, or the last good state of it with what is wrong now.
-    fn server_file(&self) -> Result<(ServerFile, Vec<Problem>), Problems> {
-        let Some(path) = &self.file else { return Ok((ServerFile::default(), Vec::new())) };
-        let read = discover::read_config(path).and_then(|text| match text {
-            Some(text) => ServerFile::parse(path, &text),
-            None => Err(Problems::one(path, "does not exist", "name a config file that does")),
+    /// The server's file, or the last good state of it with what is wrong now; and what is to be known of its dialect.
+    fn server_file(&self) -> Result<(ServerFile, Vec<Problem>, Option<String>), Problems> {
+        let Some(path) = &self.file else { return Ok((ServerFile::default(), Vec::new(), None)) };
+        let read = discover::read_config(path).and_then(|text| match (text, self.dialect) {
+            (Some(text), Dialect::Skep) => Ok((ServerFile::parse(path, &text)?, None)),
+            (Some(text), Dialect::ShinyProxy) => {
+                let imported = shinyproxy_yml(&text, &|name| std::env::var(name).ok());
+                let differences = imported.differences(path)?;
+                Ok((ServerFile::parse(path, &imported.toml)?, differences))
+            }
+            (None, _) => Err(Problems::one(path, "does not exist", "name a config file that does")),
         });
         match (read, &self.last_file) {
-            (Ok(file), _) => Ok((file, Vec::new())),
-            (Err(problems), Some(last)) => Ok((last.clone(), problems.0)),
+            (Ok((file, differences)), _) => Ok((file, Vec::new(), differences)),
+            (Err(problems), Some(last)) => Ok((last.clone(), problems.0, None)),
             (Err(problems), None) => Err(problems),
         }
     }

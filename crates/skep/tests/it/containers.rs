@@ -19,7 +19,7 @@ fn start(test: &mut TestApp) {
 }
 
 /// Containers whose name holds this, as the engine lists them.
-fn containers(of: &str) -> Vec<serde_json::Value> {
+pub(crate) fn containers(of: &str) -> Vec<serde_json::Value> {
     let (status, body) = daemon().ask("GET", "/containers/json?all=1", &[], Vec::new());
     assert_eq!(status, 200, "{body}");
     let all: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap();

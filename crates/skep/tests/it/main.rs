@@ -20,6 +20,7 @@ mod daemon;
 mod live;
 mod login;
 mod many;
+mod shinyproxy;
 mod survive;
 mod test_app;
 mod upgrade;

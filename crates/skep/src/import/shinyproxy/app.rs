@@ -1,0 +1,351 @@
+//! One entry of `proxy.specs`.
+
+use std::collections::BTreeMap;
+
+use super::values::{self, Expanded, canonical, cpus, expand, expression_in, list, milliseconds, size, text};
+use super::{App, Draft, fates, idle_timeout, takes};
+use crate::import::Kind;
+use crate::import::yaml::{Key, Node};
+
+/// Nobody is in this group unless somebody puts them there: an app whose rules cannot be carried over stays shut.
+const NOBODY: &str = "access-not-carried-over";
+
+/// What can be decided only once every key of the spec was seen.
+#[derive(Default)]
+struct Pending<'a> {
+    image: Option<String>,
+    external: bool,
+    network: Option<String>,
+    connections: Vec<String>,
+    /// A list of who may open it was left out as a whole.
+    shut: bool,
+    /// Expressions about who may open it; `true`: whoever else may, must meet it, too.
+    expressions: Vec<(&'a Key, bool)>,
+    min_seats: Option<(&'a Key, u32)>,
+    seats: Option<(&'a Key, u32)>,
+    reuse: Option<(&'a Key, bool)>,
+}
+
+impl Draft {
+    /// Carries over every key of a spec but its `id`. `None`: there is nothing to run, and it was said why.
+    pub(super) fn app(&mut self, mut app: App, spec: &Node) -> Option<App> {
+        let mut pending = Pending::default();
+        let mut seen = BTreeMap::new();
+        for (key, value) in spec.entries() {
+            let name = canonical(&key.text);
+            if let Some(before) = seen.insert(name.clone(), &key.text) {
+                self.wrong(key, &format!("is set twice, before as `{before}`"));
+                continue;
+            }
+            match name.as_str() {
+                "id" => {}
+                "containerenv" => self.env(&mut app, value),
+                "containercmd" => self.command(&mut app, key, value),
+                "containervolumes" => self.volumes(&mut app, key, value),
+                "containernetworkconnections" => {
+                    pending.connections = self.checked(key, value, "container.networks");
+                }
+                "accessgroups" | "accessusers" => self.access(&mut app, &mut pending, &name, key, value),
+                "accessexpression" => pending.expressions.push((key, false)),
+                "accessstrictexpression" => pending.expressions.push((key, true)),
+                _ => match value.text() {
+                    Some(said) => self.single(&mut app, &mut pending, &name, key, said),
+                    None => self.fate_of_all(key, value, fates::of_spec(&name)),
+                },
+            }
+        }
+        let Some(image) = pending.image.take() else {
+            if !pending.external {
+                let text =
+                    format!("`{}` has no `container-image` that can be used; the app is left out", app.id);
+                self.say(spec.place, Kind::Differs, text);
+            }
+            return None;
+        };
+        app.keys.insert("image", text(&image));
+        self.settle(&mut app, pending);
+        Some(app)
+    }
+
+    fn single<'a>(&mut self, app: &mut App, pending: &mut Pending<'a>, name: &str, key: &'a Key, said: &str) {
+        if let Some(found) = expression_in(said) {
+            self.not_yet(key, &format!("`{found}` in it has no counterpart here"));
+            return;
+        }
+        let whole = || said.trim().parse::<u32>().ok();
+        match name {
+            "displayname" => self.set(app, "title", text(said.trim()), key),
+            "description" => self.set(app, "description", text(said.trim()), key),
+            "containerimage" => match said.trim().parse::<skep_docker::Reference>() {
+                Ok(_) => {
+                    pending.image = Some(said.trim().to_owned());
+                    self.kept(key, "`image`");
+                }
+                Err(error) => self.wrong(key, &error.to_string()),
+            },
+            "externalurl" => {
+                pending.external = true;
+                self.not_yet(key, "the portal lists no other addresses; the app is left out");
+            }
+            "port" => self.set(app, "container.port", said.trim().to_owned(), key),
+            "containermemorylimit" => self.converted(app, "limits.memory", size(said).map(|s| text(&s)), key),
+            "containercpulimit" => self.converted(app, "limits.cpu", cpus(said), key),
+            "containernetwork" => match takes("apps.a", "container.networks", &list(&[said.to_owned()])) {
+                Ok(()) => {
+                    pending.network = Some(said.to_owned());
+                    self.changed(key, "became `container.networks`: joined besides Skep's own network");
+                }
+                Err(why) => self.not_yet(key, &why),
+            },
+            "heartbeattimeout" => match idle_timeout(said) {
+                Some((duration, how)) => {
+                    app.keys.insert("idle_timeout", duration);
+                    self.changed(key, how);
+                }
+                None => self.wrong(key, "is no number of milliseconds"),
+            },
+            "containerwaittime" => {
+                self.converted(app, "start_timeout", milliseconds(said).map(|ms| text(&ms)), key);
+            }
+            "maxlifetime" => match values::lifetime(said) {
+                Some(lifetime) => {
+                    app.keys.insert("max_lifetime", text(&lifetime));
+                    self.changed(key, "became `max_lifetime`: whoever is there may finish");
+                }
+                None => self.wrong(key, "is no number of minutes"),
+            },
+            "seatspercontainer" | "minimumseatsavailable" => match (name, whole()) {
+                ("seatspercontainer", Some(seats @ 1..=100_000)) => pending.seats = Some((key, seats)),
+                ("minimumseatsavailable", Some(seats @ 0..=100_000)) => {
+                    pending.min_seats = Some((key, seats))
+                }
+                _ => self.wrong(key, "is no number of seats"),
+            },
+            "allowcontainerreuse" => pending.reuse = Some((key, said != "false")),
+            "maxtotalinstances" => match said.trim().parse::<i64>() {
+                Ok(..0) => self.without_meaning(key, "no limit but `max_instances` of `[defaults]`"),
+                _ => self.set(app, "max_instances", said.trim().to_owned(), key),
+            },
+            "maxinstances" if said.trim() == "1" => self.kept(key, "an instance per user"),
+            "maxinstances" => self.not_yet(key, "one instance of an app per user so far"),
+            "dockeruser" => self.set(app, "container.user", text(said), key),
+            "stoponlogout" => self.stop_on_logout(key, said),
+            "containerprivileged" if said == "false" => self.kept(key, "no container is privileged"),
+            "containerprivileged" => {
+                self.not_yet(key, "give back what is needed with `container.capabilities`");
+            }
+            "adddefaulthttpheaders" if said == "true" => {
+                self.kept(key, "`X-SP-UserId` and `X-SP-UserGroups`")
+            }
+            "adddefaulthttpheaders" => self.not_yet(key, "the headers are sent to every app"),
+            _ => self.fate(key, fates::of_spec(name)),
+        }
+    }
+
+    fn command(&mut self, app: &mut App, key: &Key, value: &Node) {
+        let (mut words, mut changed) = (Vec::new(), false);
+        for said in value.texts() {
+            match expand(said) {
+                Expanded::Plain(word) => words.push(word),
+                Expanded::Changed(word) => {
+                    changed = true;
+                    words.push(word);
+                }
+                // Half a command is none.
+                Expanded::Not(why) => {
+                    self.not_yet(key, &format!("{why}; the image's own command is run"));
+                    return;
+                }
+            }
+        }
+        if words.is_empty() {
+            self.without_meaning(key, "it is empty");
+            return;
+        }
+        let command = list(&words);
+        if changed {
+            match takes("apps.a", "command", &command) {
+                Ok(()) => {
+                    app.keys.insert("command", command);
+                    self.changed(key, "became `command` with Skep's placeholders");
+                }
+                Err(why) => self.not_yet(key, &why),
+            }
+        } else {
+            self.set(app, "command", command, key);
+        }
+    }
+
+    fn volumes(&mut self, app: &mut App, key: &Key, value: &Node) {
+        let mounts = self.checked(key, value, "container.mounts");
+        if !mounts.is_empty() {
+            app.keys.insert("container.mounts", list(&mounts));
+        }
+    }
+
+    /// The items of a list Skep's config takes; the others are named.
+    fn checked(&mut self, key: &Key, value: &Node, target: &'static str) -> Vec<String> {
+        let mut good = Vec::new();
+        for said in value.texts() {
+            let taken = match expression_in(said) {
+                Some(found) => Err(format!("`{found}` has no counterpart")),
+                None => takes("apps.a", target, &list(&[said.to_owned()])),
+            };
+            match taken {
+                Ok(()) => good.push(said.to_owned()),
+                Err(why) => self.not_yet(key, &format!("\"{said}\" is left out: {why}")),
+            }
+        }
+        if !good.is_empty() {
+            self.kept(key, &format!("`{target}`"));
+        } else if value.texts().is_empty() {
+            self.without_meaning(key, "it is empty");
+        }
+        good
+    }
+
+    fn access(&mut self, app: &mut App, pending: &mut Pending<'_>, name: &str, key: &Key, value: &Node) {
+        let target = if name == "accessgroups" { "access.groups" } else { "access.users" };
+        let said: Vec<&str> = value.texts().into_iter().filter(|text| !text.is_empty()).collect();
+        let (good, left_out): (Vec<&str>, Vec<&str>) =
+            said.iter().copied().partition(|text| expression_in(text).is_none());
+        for text in &left_out {
+            self.not_yet(key, &format!("\"{text}\" is left out: it has no counterpart"));
+        }
+        if said.is_empty() {
+            self.without_meaning(key, "it is empty");
+            return;
+        }
+        if good.is_empty() {
+            pending.shut = true;
+            return;
+        }
+        app.keys.insert(target, list(&good.into_iter().map(str::to_owned).collect::<Vec<_>>()));
+        self.kept(key, &format!("`{target}`"));
+    }
+
+    fn env(&mut self, app: &mut App, value: &Node) {
+        for (name, node) in value.entries() {
+            let said = match &node.value {
+                crate::import::yaml::Value::Text(_) => node.text().unwrap_or_default(),
+                _ => {
+                    self.wrong(name, "is no text");
+                    continue;
+                }
+            };
+            let (said, changed) = match expand(said) {
+                Expanded::Plain(said) => (said, false),
+                Expanded::Changed(said) => (said, true),
+                Expanded::Not(why) => {
+                    self.not_yet(name, &format!("{why}; what is secret belongs under `secrets`"));
+                    continue;
+                }
+            };
+            let one = BTreeMap::from([(name.text.clone(), said.clone())]);
+            if let Err(why) = takes("apps.a", "env", &values::map(&one)) {
+                self.not_yet(name, &why);
+                continue;
+            }
+            app.env.insert(name.text.clone(), said);
+            match changed {
+                true => self.changed(name, "became an `env` with Skep's placeholders"),
+                false => self.kept(name, "an `env`"),
+            }
+        }
+    }
+
+    fn settle(&mut self, app: &mut App, pending: Pending<'_>) {
+        let named = app.keys.contains_key("access.users") || app.keys.contains_key("access.groups");
+        let shut = pending.expressions.iter().any(|(_, strict)| *strict)
+            || !named && (pending.shut || !pending.expressions.is_empty());
+        if shut {
+            app.keys.remove("access.users");
+            app.keys.insert("access.groups", list(&[NOBODY.to_owned()]));
+        }
+        for (key, _) in &pending.expressions {
+            let who = if shut {
+                "only administrators may open it until `access.users` or `.groups` are written"
+            } else {
+                "whoever is named may open it"
+            };
+            self.not_yet(key, &format!("no access by expression; {who}"));
+        }
+        let mut networks: Vec<String> = match pending.network {
+            Some(network) => vec![network],
+            None => self.networks.clone(),
+        };
+        let inherited = networks == self.networks && pending.connections.is_empty();
+        networks.extend(pending.connections);
+        networks.dedup();
+        if !networks.is_empty() && !inherited {
+            app.keys.insert("container.networks", list(&networks));
+        }
+        self.seats(app, pending.min_seats, pending.seats, pending.reuse);
+    }
+
+    /// ShinyProxy shares containers among users only where `minimum-seats-available` is set.
+    fn seats(
+        &mut self,
+        app: &mut App,
+        min_seats: Option<(&Key, u32)>,
+        seats: Option<(&Key, u32)>,
+        reuse: Option<(&Key, bool)>,
+    ) {
+        let Some((min_key, min)) = min_seats else {
+            for key in seats.iter().map(|(key, _)| key).chain(reuse.iter().map(|(key, _)| key)) {
+                self.without_meaning(key, "without `minimum-seats-available` every user has a container");
+            }
+            return;
+        };
+        if let Some((key, false)) = reuse {
+            let why =
+                "no instance is kept warm for one user only; every user has one, started when they come";
+            self.not_yet(min_key, why);
+            self.kept(key, "`per_user`");
+            if let Some((key, _)) = seats {
+                self.kept(key, "`per_user`");
+            }
+            return;
+        }
+        let each = seats.map_or(1, |(_, seats)| seats);
+        app.keys.insert("per_user", "false".to_owned());
+        app.keys.insert("seats", each.to_string());
+        if let Some((key, _)) = seats {
+            self.kept(key, "`seats`, shared by whoever comes");
+        }
+        if let Some((key, _)) = reuse {
+            self.kept(key, "a seat is given to the next visitor when one has left");
+        }
+        let most = app.keys.get("max_instances").or(self.defaults.get("max_instances"));
+        let most: u32 = most.and_then(|most| most.parse().ok()).unwrap_or(1);
+        let room = each.saturating_mul(most);
+        if min > room {
+            self.not_yet(
+                min_key,
+                &format!("{most} instances of {each} seats make only {room}; none are kept warm"),
+            );
+        } else {
+            self.set(app, "min_seats", min.to_string(), min_key);
+        }
+    }
+
+    /// Writes a value, if Skep takes it.
+    fn set(&mut self, app: &mut App, target: &'static str, value: String, key: &Key) {
+        match takes("apps.a", target, &value) {
+            Ok(()) => {
+                app.keys.insert(target, value);
+                self.kept(key, &format!("`{target}`"));
+            }
+            Err(why) => self.not_yet(key, &why),
+        }
+    }
+
+    fn converted(&mut self, app: &mut App, target: &'static str, value: Option<String>, key: &Key) {
+        match value {
+            Some(value) => self.set(app, target, value, key),
+            None => {
+                self.not_yet(key, &format!("its value has no counterpart for `{target}`; write it by hand"))
+            }
+        }
+    }
+}

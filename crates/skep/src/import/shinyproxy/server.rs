@@ -1,0 +1,250 @@
+//! Everything outside of `proxy.specs`.
+
+use std::collections::BTreeSet;
+
+use skep_model::UserName;
+
+use super::values::{self, canonical, expression_in, text};
+use super::{Draft, fates, idle_timeout, takes};
+use crate::import::yaml::{Key, Node};
+use crate::import::{Kind, Place};
+
+/// One of `proxy.users`.
+pub(super) struct User {
+    place: Place,
+    name: String,
+    groups: Vec<String>,
+}
+
+/// Who administers.
+#[derive(Default)]
+pub(super) struct Admins {
+    users: BTreeSet<String>,
+    groups: BTreeSet<String>,
+}
+
+impl Draft {
+    /// One setting; `path` is where it stands, in canonical writing.
+    pub(super) fn setting(&mut self, path: &str, key: &Key, value: &Node) {
+        match path {
+            "proxy.specs" => self.specs.push((key.clone(), value.clone())),
+            "proxy.users" => self.users(key, value),
+            "proxy.admingroups" => {
+                self.admins.groups.extend(value.texts().into_iter().map(str::to_owned));
+                self.changed(key, "their members are added as administrators, see `users`");
+            }
+            "proxy.adminusers" => {
+                self.admins.users.extend(value.texts().into_iter().map(str::to_owned));
+                self.changed(key, "they are added as administrators, see `users`");
+            }
+            _ => match value.text() {
+                Some(said) => match expression_in(said) {
+                    Some(found) => self.not_yet(key, &format!("`{found}` in it is not known here")),
+                    None => self.one_text(path, key, said),
+                },
+                None => self.fate_of_all(key, value, fates::of_setting(path)),
+            },
+        }
+    }
+
+    fn one_text(&mut self, path: &str, key: &Key, said: &str) {
+        match path {
+            "proxy.port" => match said.trim().parse() {
+                Ok(port) => self.port = Some((key.clone(), port)),
+                Err(_) => self.wrong(key, "is no port"),
+            },
+            "proxy.bindaddress" => self.host = Some((key.clone(), said.trim().to_owned())),
+            "proxy.authentication" => self.authentication(key, said),
+            "proxy.heartbeattimeout" => match idle_timeout(said) {
+                Some((duration, how)) => {
+                    self.defaults.insert("idle_timeout", duration);
+                    self.changed(key, &format!("{how}, in `[defaults]`"));
+                }
+                None => self.wrong(key, "is no number of milliseconds"),
+            },
+            "proxy.containerwaittime" => match values::milliseconds(said) {
+                Some(duration) => {
+                    self.default(key, "start_timeout", text(&duration), "fetching an image does not count")
+                }
+                None => self.wrong(key, "is no number of milliseconds"),
+            },
+            "proxy.defaultproxymaxlifetime" => match values::lifetime(said) {
+                Some(lifetime) => {
+                    self.default(key, "max_lifetime", text(&lifetime), "whoever is there may finish");
+                }
+                None => self.wrong(key, "is no number of minutes"),
+            },
+            "proxy.defaultstopproxyonlogout" => self.stop_on_logout(key, said),
+            "proxy.defaultmaxinstances" if said.trim() == "1" => self.kept(key, "Skep's default, too"),
+            "proxy.maxtotalinstances" => {
+                match (said.trim().parse::<i64>(), takes("server", "max_instances", said)) {
+                    (Ok(..0), _) => self.without_meaning(key, "up to `server.max_instances`, 200 if not set"),
+                    (_, Ok(())) => {
+                        self.server.insert("max_instances", said.trim().to_owned());
+                        self.kept(key, "`server.max_instances`");
+                    }
+                    (_, Err(why)) => self.wrong(key, &why),
+                }
+            }
+            "proxy.containerbackend" => match said {
+                "docker" => self.kept(key, "an app with an `image` runs on Docker"),
+                "docker-swarm" => {
+                    self.not_yet(
+                        key,
+                        "the Swarm comes with a later version; apps run on this machine's engine",
+                    );
+                }
+                _ => self.not_yet(key, "apps run on this machine's Docker Engine"),
+            },
+            "proxy.docker.url" => self.engine(key, said),
+            "proxy.docker.certpath" => self.certificates(key, said),
+            "proxy.docker.imagepullpolicy" => match values::pull(said) {
+                Some(pull) => self.default(key, "container.pull", text(pull), "for every app"),
+                None => self.wrong(key, "is no pull policy"),
+            },
+            "proxy.docker.defaultcontainernetwork" => {
+                match takes("defaults", "container.networks", &values::list(&[said.to_owned()])) {
+                    Ok(()) => {
+                        self.networks = vec![said.to_owned()];
+                        self.changed(key, "became `container.networks`: joined besides Skep's own network");
+                    }
+                    Err(why) => self.not_yet(key, &why),
+                }
+            }
+            "proxy.docker.privileged" if said == "false" => self.kept(key, "no container is privileged"),
+            _ => self.fate(key, fates::of_setting(path)),
+        }
+    }
+
+    fn authentication(&mut self, key: &Key, kind: &str) {
+        match kind {
+            "none" => self.kept(key, "`auth.provider`"),
+            "simple" => {
+                self.auth.insert("provider", text("local"));
+                self.kept(key, "`auth.provider = \"local\"`");
+            }
+            other => {
+                self.auth.insert("provider", text("local"));
+                self.not_yet(key, &format!("\"{other}\"; people log in as users of Skep's own until then"));
+            }
+        }
+    }
+
+    pub(super) fn stop_on_logout(&mut self, key: &Key, said: &str) {
+        match said {
+            "false" => self.kept(key, "Skep ends no app when somebody logs out"),
+            _ => self.not_yet(key, "an app ends `idle_timeout` after the last visitor has left"),
+        }
+    }
+
+    /// Writes into `[defaults]`, if Skep takes it.
+    fn default(&mut self, key: &Key, target: &'static str, value: String, aside: &str) {
+        match takes("defaults", target, &value) {
+            Ok(()) => {
+                self.defaults.insert(target, value);
+                self.kept(key, &format!("`{target}` in `[defaults]`; {aside}"));
+            }
+            Err(why) => self.not_yet(key, &why),
+        }
+    }
+
+    fn engine(&mut self, key: &Key, url: &str) {
+        let host = url.replacen("http://", "tcp://", 1).replacen("https://", "tcp://", 1);
+        let host = text(host.trim_end_matches('/'));
+        match takes("docker", "host", &host) {
+            Ok(()) => {
+                self.docker.insert("host", host);
+                self.changed(key, "became `docker.host`; the engine must be this machine's");
+            }
+            Err(why) => self.not_yet(key, &why),
+        }
+    }
+
+    fn certificates(&mut self, key: &Key, folder: &str) {
+        let file = |name: &str| text(&format!("{}/{name}.pem", folder.trim_end_matches('/')));
+        for (target, name) in [("tls.ca", "ca"), ("tls.cert", "cert"), ("tls.key", "key")] {
+            self.docker.insert(target, file(name));
+        }
+        self.kept(key, "`docker.tls`: ca.pem, cert.pem and key.pem in that folder");
+    }
+
+    fn users(&mut self, key: &Key, value: &Node) {
+        if value.items().is_empty() {
+            self.wrong(key, "is no list of users");
+        }
+        for user in value.items() {
+            let find = |wanted: &str| {
+                user.entries().iter().find(|(key, _)| canonical(&key.text) == wanted).map(|(_, node)| node)
+            };
+            let Some(name) = find("name").and_then(Node::text) else {
+                self.say(user.place, Kind::Wrong, "`users`: one has no `name`".to_owned());
+                continue;
+            };
+            let groups = find("groups").map(Node::texts).unwrap_or_default();
+            let groups = groups.into_iter().filter(|group| !group.is_empty()).map(str::to_owned).collect();
+            self.users.push(User { place: user.place, name: name.to_owned(), groups });
+        }
+    }
+
+    /// Says for each user what to type, once it is known who administers.
+    pub(super) fn tell_users(&mut self) {
+        for User { place, name, groups } in std::mem::take(&mut self.users) {
+            if name.parse::<UserName>().is_err()
+                || groups.iter().any(|group| group.parse::<UserName>().is_err())
+            {
+                let text = "`users`: not yet: a name or group of this one is none Skep takes".to_owned();
+                self.say(place, Kind::Differs, text);
+                continue;
+            }
+            let admin =
+                self.admins.users.contains(&name) || groups.iter().any(|g| self.admins.groups.contains(g));
+            let mut command = format!("skep user add {}", shell_word(&name));
+            if admin {
+                command.push_str(" --admin");
+            }
+            if !groups.is_empty() {
+                command.push_str(&format!(" --groups {}", shell_word(&groups.join(","))));
+            }
+            let text = format!("`users`: changed: passwords are not carried over; run `{command}`");
+            self.say(place, Kind::Differs, text);
+        }
+    }
+
+    pub(super) fn listen(&mut self) {
+        let login = self.auth.get("provider").is_some_and(|provider| provider.contains("local"));
+        let (host, port) = (self.host.take(), self.port.take());
+        let wanted = host.as_ref().map_or("0.0.0.0", |(_, host)| host.as_str());
+        // Without a login Skep would refuse to start on an address others can reach.
+        let on = if login { wanted } else { "127.0.0.1" };
+        let on = if on.contains(':') { format!("[{on}]") } else { on.to_owned() };
+        let address =
+            format!("[{}]", text(&format!("{on}:{}", port.as_ref().map_or(8080, |(_, port)| *port))));
+        if let Err(why) = takes("server", "listen", &address) {
+            if let Some((key, _)) = &host {
+                self.wrong(key, &why);
+            }
+            return;
+        }
+        self.server.insert("listen", address);
+        for key in host.iter().map(|(key, _)| key).chain(port.iter().map(|(key, _)| key)) {
+            if login {
+                self.kept(
+                    key,
+                    "`server.listen`; passwords want HTTPS: `server.tls`, or `server.trusted_proxies`",
+                );
+            } else {
+                self.changed(key, "became `server.listen` on this machine only, as there is no login");
+            }
+        }
+    }
+}
+
+/// One word for a shell, whatever is in it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ',' | '@' | '+');
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

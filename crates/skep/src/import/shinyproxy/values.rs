@@ -1,0 +1,208 @@
+//! Values of application.yml in Skep's notation. Pure.
+
+use std::collections::BTreeMap;
+
+/// Placeholders in one value; more than any config has.
+const MAX_PLACEHOLDERS: usize = 1000;
+/// Stand for the braces of a placeholder that stays as it is.
+const KEPT: [char; 2] = ['\u{1}', '\u{2}'];
+/// What Skep replaces in commands and environment.
+const SKEPS: [&str; 6] = ["{port}", "{socket}", "{base_path}", "{user}", "{app}", "{instance}"];
+
+/// A key however it is written: `container-image`, `containerImage` and `container_image` are one.
+pub(super) fn canonical(key: &str) -> String {
+    key.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// Quoted for TOML.
+pub(super) fn text(value: &str) -> String {
+    toml::Value::String(value.to_owned()).to_string()
+}
+
+pub(super) fn list(values: &[String]) -> String {
+    let quoted: Vec<String> = values.iter().map(|value| text(value)).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// An inline table of texts.
+pub(super) fn map(values: &BTreeMap<String, String>) -> String {
+    let entries: Vec<String> = values.iter().map(|(key, value)| format!("{key} = {}", text(value))).collect();
+    format!("{{ {} }}", entries.join(", "))
+}
+
+/// `90000` → `90s`
+pub(super) fn milliseconds(said: &str) -> Option<String> {
+    let ms: u64 = said.trim().parse().ok().filter(|ms| (1..=31_536_000_000).contains(ms))?;
+    Some(if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") })
+}
+
+/// Minutes, `-1` for never.
+pub(super) fn lifetime(said: &str) -> Option<String> {
+    match said.trim().parse::<i64>().ok()? {
+        -1 => Some("never".to_owned()),
+        minutes @ 1..=525_600 => Some(format!("{minutes}m")),
+        _ => None,
+    }
+}
+
+pub(super) fn pull(policy: &str) -> Option<&'static str> {
+    match policy.to_ascii_lowercase().as_str() {
+        "ifnotpresent" => Some("missing"),
+        "always" => Some("always"),
+        "never" => Some("never"),
+        _ => None,
+    }
+}
+
+/// `512m`, `2g`, `1Gi`, `1073741824` in Skep's notation; the engine's units count in 1024s.
+pub(super) fn size(said: &str) -> Option<String> {
+    let said = said.trim();
+    let digits = said.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = said.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => "B",
+        "k" | "kb" | "ki" => "KiB",
+        "m" | "mb" | "mi" => "MiB",
+        "g" | "gb" | "gi" => "GiB",
+        _ => return None,
+    };
+    Some(format!("{number}{unit}"))
+}
+
+/// CPUs: `0.5`, `2`, or thousandths: `500m`.
+pub(super) fn cpus(said: &str) -> Option<String> {
+    let said = said.trim();
+    let number = match said.strip_suffix('m') {
+        Some(millis) => millis.parse::<f64>().ok()? / 1000.0,
+        None => said.parse::<f64>().ok()?,
+    };
+    let good = number.is_finite() && (0.01..=4096.0).contains(&number);
+    good.then(|| if number.fract() == 0.0 { format!("{number:.1}") } else { format!("{number}") })
+}
+
+/// Fills in `${NAME}` and `${NAME:default}`, one within the other, too. A name that is not known and has no default stays.
+pub(super) fn filled(value: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    if value.contains(KEPT) || value.matches("${").count() > MAX_PLACEHOLDERS {
+        return value.to_owned();
+    }
+    let mut out = value.to_owned();
+    // From the right, so that what is within another is filled in first.
+    let mut before = out.len();
+    while let Some(at) = out[..before].rfind("${") {
+        before = at;
+        let Some(end) = out[at..].find('}').map(|end| at + end) else { continue };
+        let inside = &out[at + 2..end];
+        let (name, default) = match inside.split_once(':') {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        let filling = variable(name.trim()).or_else(|| default.map(str::to_owned));
+        let filling = filling.unwrap_or_else(|| format!("${}{inside}{}", KEPT[0], KEPT[1]));
+        out.replace_range(at..=end, &filling);
+    }
+    out.replace(KEPT[0], "{").replace(KEPT[1], "}")
+}
+
+/// The first expression `#{…}` or placeholder `${…}` in a value that must have none.
+pub(super) fn expression_in(value: &str) -> Option<&str> {
+    let at = ["#{", "${"].iter().filter_map(|mark| value.find(mark)).min()?;
+    let end = value[at..].find('}').map_or(value.len(), |end| at + end + 1);
+    Some(&value[at..end])
+}
+
+/// What became of a value with expressions in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Expanded {
+    /// There were none.
+    Plain(String),
+    /// Each has a counterpart.
+    Changed(String),
+    /// Why it cannot be carried over.
+    Not(String),
+}
+
+/// Replaces ShinyProxy's expressions `#{…}` by Skep's placeholders, where there are such.
+pub(super) fn expand(value: &str) -> Expanded {
+    if let Some(skeps) = SKEPS.iter().find(|placeholder| value.contains(**placeholder)) {
+        return Expanded::Not(format!("`{skeps}` in it is something Skep would replace"));
+    }
+    let mut out = String::new();
+    let mut rest = value;
+    let mut changed = false;
+    while let Some(found) = expression_in(rest) {
+        let at = rest.find(found).unwrap_or_default();
+        let inside = found.strip_prefix("#{").and_then(|inside| inside.strip_suffix('}'));
+        let Some(counterpart) = inside.and_then(counterpart) else {
+            return Expanded::Not(match found.strip_prefix('$') {
+                Some(_) => format!("`{found}` is not known here: write its value"),
+                None => format!("`{found}` has no counterpart"),
+            });
+        };
+        out.push_str(&rest[..at]);
+        out.push_str(counterpart);
+        changed = true;
+        rest = &rest[at + found.len()..];
+    }
+    out.push_str(rest);
+    if changed { Expanded::Changed(out) } else { Expanded::Plain(out) }
+}
+
+fn counterpart(inside: &str) -> Option<&'static str> {
+    let plain: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
+    Some(match plain.replace('"', "'").as_str() {
+        "proxy.userId" | "proxy.getUserId()" | "proxy.getRuntimeValue('SHINYPROXY_USERNAME')" => "{user}",
+        "proxy.getRuntimeValue('SHINYPROXY_PUBLIC_PATH')" => "{base_path}/",
+        "proxySpec.id" | "proxySpec.getId()" | "proxy.specId" | "proxy.getSpecId()" => "{app}",
+        "proxy.id" | "proxy.getId()" | "proxy.getRuntimeValue('SHINYPROXY_PROXY_ID')" => "{instance}",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_carried_over() {
+        assert_eq!(canonical("container-Image"), canonical("container_image"));
+        assert_eq!(milliseconds("90000").as_deref(), Some("90s"));
+        assert_eq!(milliseconds("1500").as_deref(), Some("1500ms"));
+        assert_eq!((milliseconds("0"), milliseconds("x")), (None, None));
+        assert_eq!((lifetime("-1").as_deref(), lifetime("60").as_deref()), (Some("never"), Some("60m")));
+        assert_eq!((size("512m").as_deref(), size("2Gi").as_deref()), (Some("512MiB"), Some("2GiB")));
+        assert_eq!((size("1024").as_deref(), size("1.5g"), size("g")), (Some("1024B"), None, None));
+        assert_eq!((cpus("2").as_deref(), cpus("500m").as_deref()), (Some("2.0"), Some("0.5")));
+        assert_eq!((cpus("nan"), cpus("-1")), (None, None));
+    }
+
+    #[test]
+    fn expressions_have_counterparts_or_are_named() {
+        let plain = |text: &str| Expanded::Plain(text.to_owned());
+        let changed = |text: &str| Expanded::Changed(text.to_owned());
+        let not = |text: &str| match expand(text) {
+            Expanded::Not(why) => why,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(expand("a $b #c $ {d} { port }"), plain("a $b #c $ {d} { port }"));
+        assert_eq!(expand("/home/#{proxy.userId}/#{ proxy.getId() }"), changed("/home/{user}/{instance}"));
+        assert_eq!(expand("#{proxy.getRuntimeValue(\"SHINYPROXY_PUBLIC_PATH\")}"), changed("{base_path}/"));
+        assert!(not("x${TOKEN}").contains("`${TOKEN}` is not known"));
+        assert!(not("#{groups[0]}!").contains("`#{groups[0]}` has no counterpart"));
+        assert!(not("#{proxy.userId").contains("has no counterpart"));
+        assert!(not("plot({user})").contains("Skep would replace"));
+    }
+
+    #[test]
+    fn variables_are_filled_in() {
+        let fill = |text: &str| filled(text, &|name| (name == "A").then(|| "1".to_owned()));
+        assert_eq!(fill("x${A}y${A:2}"), "x1y1");
+        assert_eq!(fill("${PORT:80}-${B:}-${C}"), "80--${C}");
+        assert_eq!(fill("${B:${A}}${B:${C}}"), "1${C}");
+        assert_eq!(fill("${B:http://x:1/}"), "http://x:1/");
+        assert_eq!(fill("${never ${A}"), "${never 1");
+        assert_eq!(fill("a $ { } $A"), "a $ { } $A");
+        let many = "${A}".repeat(MAX_PLACEHOLDERS + 1);
+        assert_eq!(fill(&many), many);
+    }
+}
