@@ -308,8 +308,15 @@ pub(crate) struct Lost {
 }
 
 impl Visit {
-    /// The request as an instance sees it, without its body. The visit's own head stays as it came.
-    fn onward(&self, peer: IpAddr, target: &Uri, upstream: &Upstream, speaker: Speaker) -> Request<()> {
+    /// The request as an instance sees it. The visit's own head stays as it came.
+    fn onward(
+        &self,
+        peer: IpAddr,
+        target: &Uri,
+        upstream: &Upstream,
+        speaker: Speaker,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
         let onward = Onward {
             client: &self.client,
             peer,
@@ -318,7 +325,7 @@ impl Visit {
             base_path: &upstream.base_path,
             upgrade: self.upgrade,
         };
-        let mut request = Request::new(());
+        let mut request = Request::new(body);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = target.clone();
         *request.headers_mut() = match speaker {
@@ -345,8 +352,10 @@ pub(crate) async fn carry(
     let limits = &conn.worker.shared.limits;
     let pool = &conn.worker.pool;
     let body = visit.body.take();
-    let head = || visit.onward(conn.state.peer, &target, upstream, speaker);
-    let (response, link) = match forward::send(pool, upstream, head, body, limits.answer_timeout).await {
+    let method = &visit.parts.method;
+    let make = |body| visit.onward(conn.state.peer, &target, upstream, speaker, body);
+    let sent = forward::send(pool, upstream, method, make, body, limits.answer_timeout);
+    let (response, link) = match sent.await {
         Ok(answered) => answered,
         Err((broken, body)) => {
             let unsent = body.is_some();

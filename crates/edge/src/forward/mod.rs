@@ -383,7 +383,7 @@ impl Broken {
 /// must not be sent twice takes a fresh one instead.
 const SURE: Duration = Duration::from_millis(500);
 
-/// Sends a request and waits for the head of its answer. `head` makes the request's head up, once for each time it is sent.
+/// Sends a request and waits for the head of its answer. `make` makes it up, once for each time it is sent.
 ///
 /// A request that was never sent is sent again on a fresh connection, always; one that may have been sent only when it
 /// is idempotent, has no body, and went out on a connection that had been used before (and was stale, most likely).
@@ -394,12 +394,12 @@ const SURE: Duration = Duration::from_millis(500);
 pub(crate) async fn send(
     pool: &Rc<Pool>,
     upstream: &Upstream,
-    head: impl Fn() -> Request<()>,
+    method: &Method,
+    make: impl Fn(RequestBody) -> Request<RequestBody>,
     mut body: RequestBody,
     answer_timeout: Duration,
 ) -> Result<(Response<Incoming>, Link), (Broken, Option<RequestBody>)> {
-    let mut first = head();
-    let repeatable = body.is_empty() && is_idempotent(first.method());
+    let repeatable = body.is_empty() && is_idempotent(method);
     let mut pooled = pool.take(upstream, if repeatable { Duration::MAX } else { SURE });
     let mut perhaps_sent = false;
     loop {
@@ -411,8 +411,8 @@ pub(crate) async fn send(
             },
         };
         let state = (repeatable && link.used).then(|| body.state());
-        let request = first.map(|()| body);
-        let answer = tokio::time::timeout(answer_timeout, link.sender.try_send_request(request)).await;
+        let sent = link.sender.try_send_request(make(body));
+        let answer = tokio::time::timeout(answer_timeout, sent).await;
         let mut error = match answer {
             Err(_) => return Err((Broken::Slow(answer_timeout), None)),
             Ok(Ok(response)) => return Ok((response, link)),
@@ -421,7 +421,7 @@ pub(crate) async fn send(
         let unsent = error.take_message().map(Request::into_body);
         perhaps_sent |= unsent.is_none();
         match unsent.or_else(|| state.map(|state| RequestBody::empty(&state))) {
-            Some(again) if link.used => (first, body) = (head(), again),
+            Some(again) if link.used => body = again,
             again => return Err((Broken::Answer(error.into_error()), again.filter(|_| !perhaps_sent))),
         }
     }
