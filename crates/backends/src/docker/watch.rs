@@ -19,7 +19,7 @@ use super::{Inner, Instance, now_ms};
 /// Between two looks at everything, without any sign that one is needed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Between two attempts to subscribe: the first, and the longest.
-const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 /// No launch takes this long after its image is there.
 const FORGOTTEN_AFTER_MS: i64 = 10 * 60 * 1000;
 /// Containers looked at at a time.
@@ -97,11 +97,14 @@ impl Inner {
 async fn read(inner: Weak<Inner>, install: String) {
     let label = format!("{INSTALL}={install}");
     let filters = [("type", "container"), ("label", &label)];
-    let mut pause = AGAIN[0];
+    let (mut pause, mut away) = (AGAIN[0], false);
     loop {
         let Some(engine) = living(&inner).map(|inner| inner.engine.clone()) else { return };
         match engine.events(&filters, None).await {
             Ok(mut events) => {
+                if std::mem::take(&mut away) {
+                    tracing::info!("the Docker Engine is back");
+                }
                 pause = AGAIN[0];
                 // Subscribed first: what happens from here on is told, what happened before is looked for.
                 let Some(()) = living(&inner).map(|inner| inner.touch_all()) else { return };
@@ -113,7 +116,12 @@ async fn read(inner: Weak<Inner>, install: String) {
                 }
                 tracing::warn!("the Docker Engine ended its stream of events; subscribing anew");
             }
-            Err(error) => tracing::warn!(%error, "the Docker Engine's events cannot be read; trying again"),
+            // Told once: an engine may be away for long.
+            Err(error) if !away => {
+                tracing::warn!(%error, "the Docker Engine's events cannot be read; trying until they can");
+                away = true;
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(AGAIN[1]);

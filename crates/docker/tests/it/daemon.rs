@@ -7,11 +7,12 @@
 #![allow(dead_code, reason = "several test binaries use this file, each its part of it")]
 
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -29,9 +30,13 @@ echo $pid
 cat >/dev/null
 members() { find /sys/fs/cgroup -path "*/$group/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u; }
 for left in $(members); do kill -9 "$left" 2>/dev/null; done
+# A test may have started it anew.
+again=$(cat "$dir/pid" 2>/dev/null)
+[ -z "$again" ] || [ "$again" = "$pid" ] || kill "$again" 2>/dev/null
 kill "$pid" 2>/dev/null
 ( sleep 20; kill -9 "$pid" ) 2>/dev/null & timer=$!
 wait "$pid"
+for i in $(seq 100); do [ -n "$again" ] && [ -d "/proc/$again" ] || break; sleep 0.1; done
 kill "$timer" 2>/dev/null
 for left in $(pgrep -f "$dir/exec/containerd") $(members); do kill -9 "$left" 2>/dev/null; done
 sleep 0.2
@@ -42,10 +47,15 @@ rm -rf "$dir"
 /// The running engine.
 pub(crate) struct Daemon {
     dir: PathBuf,
-    pid: u32,
+    pid: AtomicU32,
     /// Ends with this process, and with it the engine.
     _keeper: Child,
+    /// Engines started anew.
+    again: Mutex<Vec<Child>>,
 }
+
+/// Where an engine lived.
+pub(crate) struct Namespaces([std::fs::File; 3]);
 
 /// The engine of this test binary, started by whoever asks first.
 pub(crate) fn daemon() -> &'static Daemon {
@@ -77,7 +87,12 @@ impl Daemon {
             .unwrap();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let daemon = Self { pid: line.trim().parse().unwrap(), dir, _keeper: keeper };
+        let daemon = Self {
+            pid: AtomicU32::new(line.trim().parse().unwrap()),
+            dir,
+            _keeper: keeper,
+            again: Mutex::default(),
+        };
         daemon.await_answer();
         daemon.make_image();
         daemon
@@ -88,7 +103,7 @@ impl Daemon {
         while !self.dir.join("docker.sock").exists() || self.ask("GET", "/_ping", &[], Vec::new()).0 != 200 {
             let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
             assert!(
-                Instant::now() < deadline && Path::new(&format!("/proc/{}", self.pid)).exists(),
+                Instant::now() < deadline && Path::new(&format!("/proc/{}", self.pid())).exists(),
                 "dockerd does not start (Debian: apt-get install docker.io):\n{}",
                 log()
             );
@@ -138,11 +153,16 @@ impl Daemon {
         };
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let length = body.len();
-        write!(socket, "{method} {path} HTTP/1.0\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n")
-            .unwrap();
-        socket.write_all(&body).unwrap();
+        let head =
+            format!("{method} {path} HTTP/1.0\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n");
+        if socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&body)).is_err() {
+            return (0, String::new());
+        }
         let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).unwrap();
+        if socket.read_to_end(&mut answer).is_err() {
+            // It was killed meanwhile.
+            return (0, String::new());
+        }
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
@@ -154,12 +174,62 @@ impl Daemon {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.pid.load(Ordering::Acquire)
+    }
+
+    /// Ends the engine as a crash does; its containers run on. Answers what it needs to be started anew.
+    pub(crate) fn crash(&self) -> Namespaces {
+        let pid = self.pid();
+        let open = |kind: &str| std::fs::File::open(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        let namespaces = Namespaces(["net", "mnt", "uts"].map(open));
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        let deadline = Instant::now() + START_WITHIN;
+        while self.ask("GET", "/_ping", &[], Vec::new()).0 != 0 {
+            assert!(Instant::now() < deadline, "it answers although it was killed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        namespaces
+    }
+
+    /// Starts the engine anew where it was.
+    pub(crate) fn restart(&self, namespaces: &Namespaces) {
+        // They name processes that are gone, whose numbers others may have by now.
+        for stale in ["pid", "exec/containerd/containerd.pid"] {
+            let _ = std::fs::remove_file(self.dir.join(stale));
+        }
+        let log = std::fs::File::options().append(true).open(self.dir.join("log")).unwrap();
+        let fd =
+            |index: usize| format!("/proc/{}/fd/{}", std::process::id(), namespaces.0[index].as_raw_fd());
+        let under = |name: &str| self.dir.join(name).display().to_string();
+        let group = self.dir.file_name().unwrap().to_str().unwrap();
+        let child = Command::new("nsenter")
+            .args([format!("--net={}", fd(0)), format!("--mount={}", fd(1)), format!("--uts={}", fd(2))])
+            .args([
+                "dockerd",
+                "--data-root",
+                &under("data"),
+                "--exec-root",
+                &under("exec"),
+                "--pidfile",
+                &under("pid"),
+            ])
+            .args(["--cgroup-parent", &format!("/{group}"), "--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .args(["--host", &format!("unix://{}", under("docker.sock"))])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        self.pid.store(child.id(), Ordering::Release);
+        self.again.lock().unwrap().push(child);
+        self.await_answer();
     }
 
     /// Moves this thread, and the threads and processes it starts from now on, into the engine's network.
     pub(crate) fn enter(&self) {
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid)).unwrap();
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
         let kind = rustix::thread::LinkNameSpaceType::Network;
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind)).unwrap();
     }

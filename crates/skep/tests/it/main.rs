@@ -17,6 +17,7 @@ mod config;
 mod containers;
 #[path = "../../../docker/tests/it/daemon.rs"]
 mod daemon;
+mod engine_crash;
 mod live;
 mod login;
 mod many;
