@@ -10,7 +10,7 @@ use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use skep_edge::Client;
 use skep_identity::{Grant, Object, Permission};
-use skep_model::{Principal, Secret};
+use skep_model::{EventKind, Principal, Secret};
 use skep_store::GrantRow;
 
 use super::Problem;
@@ -89,7 +89,10 @@ async fn add(
     let AddBody { name, admin, groups, password, confirm } = read(body)?;
     confirmed(&control, &caller, client, confirm).await?;
     let newcomer = Newcomer { name, admin, groups, password: password.map(Secret::new) };
+    let groups = listed(&newcomer.groups);
     let (name, invitation) = control.login().roster.add(newcomer).await.map_err(problem)?;
+    let role = if admin { "an administrator" } else { "a user" };
+    note(&control, &caller, EventKind::UserAdded, format!("{name}: {role}, {groups}"));
     published(&control).await?;
     Ok((StatusCode::CREATED, Json(Added { name: name.to_string(), invitation })))
 }
@@ -111,6 +114,7 @@ async fn remove(
     confirmed(&control, &caller, client, body.and_then(|Json(body)| body.confirm)).await?;
     spare(&control, &caller, &user).await?;
     control.login().roster.remove(&user).await.map_err(problem)?;
+    note(&control, &caller, EventKind::UserRemoved, user);
     published(&control).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -142,17 +146,23 @@ async fn change(
         spare(&control, &caller, &user).await?;
     }
     let roster = &control.login().roster;
+    let changed = |what: &str| note(&control, &caller, EventKind::UserChanged, format!("{user}: {what}"));
     if let Some(groups) = groups {
+        let now = listed(&groups);
         roster.set_groups(&user, groups).await.map_err(problem)?;
+        changed(&now);
     }
     if let Some(admin) = admin {
         roster.set_admin(&user, admin).await.map_err(problem)?;
+        changed(if admin { "is an administrator" } else { "is no administrator any more" });
     }
     if let Some(disabled) = disabled {
         roster.set_disabled(&user, disabled).await.map_err(problem)?;
+        changed(if disabled { "disabled" } else { "enabled" });
     }
     if sign_out {
         roster.sign_out(&user).await.map_err(problem)?;
+        changed("signed out everywhere");
     }
     published(&control).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -183,6 +193,8 @@ async fn set_password(
     confirmed(&control, &caller, client, confirm).await?;
     let set = control.login().roster.set_password(&user, password.map(Secret::new)).await;
     let invitation = set.map_err(problem)?;
+    let what = if invitation.is_some() { "invited to choose a password" } else { "new password" };
+    note(&control, &caller, EventKind::UserChanged, format!("{user}: {what}"));
     published(&control).await?;
     Ok(Json(PasswordSet { invitation }))
 }
@@ -213,6 +225,7 @@ async fn grant(
 ) -> Result<StatusCode, Problem> {
     let grant = checked_grant(&control, &caller, client, body).await?;
     control.login().roster.people().grant(&grant, now_ms()).await.map_err(|e| problem(e.into()))?;
+    note(&control, &caller, EventKind::GrantAdded, sentence(&grant));
     published(&control).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -228,6 +241,9 @@ async fn ungrant(
         spare(&control, &caller, user).await?;
     }
     let gone = control.login().roster.people().ungrant(&grant).await.map_err(|e| problem(e.into()))?;
+    if gone {
+        note(&control, &caller, EventKind::GrantRemoved, sentence(&grant));
+    }
     published(&control).await?;
     if gone {
         Ok(StatusCode::NO_CONTENT)
@@ -293,6 +309,19 @@ async fn spare(control: &Control, caller: &Caller, user: &str) -> Result<(), Pro
         return Ok(());
     }
     control.login().roster.spare_last_administrator(user).await.map_err(problem)
+}
+
+/// Into the journal: who did what.
+fn note(control: &Control, caller: &Caller, kind: EventKind, detail: String) {
+    control.login().note(kind, caller.user().map(ToString::to_string), detail);
+}
+
+fn listed(groups: &[String]) -> String {
+    if groups.is_empty() { "in no group".to_owned() } else { format!("groups: {}", groups.join(", ")) }
+}
+
+fn sentence(grant: &GrantRow) -> String {
+    format!("{} {} on {}", grant.grantee, grant.gives, grant.scope)
 }
 
 /// A change counts when the answer arrives.

@@ -76,6 +76,7 @@ pub(super) async fn change_password(
                 let (status, text) = words(&problem);
                 return bad(text, status, None);
             }
+            login.note(EventKind::UserChanged, Some(user.to_string()), format!("{user}: new password"));
             let not_before = login.roster.people().verifier(user.as_str()).await;
             let not_before_ms = not_before.ok().flatten().map_or(0, |known| known.not_before_ms);
             match login.begin(user.as_str(), not_before_ms, session.stay, client.ip).await {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use skep_edge::Client;
 use skep_identity::LoginCookie;
 use skep_identity::cookies::safe_target;
-use skep_model::Secret;
+use skep_model::{EventKind, Secret};
 use skep_store::LinkPurpose;
 
 use super::{Attempted, account};
@@ -230,12 +230,21 @@ async fn redeem(
     }
     let password = Secret::new(new);
     let done = match login.roster.purpose_of(&token).await {
-        Ok(LinkPurpose::SetUp) => login.roster.set_up(&token, &name, &password).await,
-        Ok(LinkPurpose::Password(_)) => login.roster.accept(&token, &password).await,
+        Ok(LinkPurpose::SetUp) => {
+            let added = (EventKind::UserAdded, "an administrator, by the set-up link");
+            login.roster.set_up(&token, &name, &password).await.map(|user| (user, added))
+        }
+        Ok(LinkPurpose::Password(_)) => {
+            let changed = (EventKind::UserChanged, "new password, by a link");
+            login.roster.accept(&token, &password).await.map(|user| (user, changed))
+        }
         Err(problem) => Err(problem),
     };
     let user = match done {
-        Ok(user) => user,
+        Ok((user, (kind, what))) => {
+            login.note(kind, Some(user.to_string()), format!("{user}: {what}"));
+            user
+        }
         Err(problem) => {
             let (status, text) = words(&problem);
             return invitation(&control, &token, &name, Notice::Bad(text), status).await;

@@ -383,6 +383,23 @@ async fn administrators_keep_users_through_the_api_with_their_password() {
         "unknown-user"
     );
     assert_eq!(api(&world, "PATCH", "users/x", "{\"grups\":[]}", &hers).await.code(), "bad-body");
+
+    // Who did what is in the journal; what was refused is not.
+    let by = |user: &str, detail: &str| (Some(user.to_owned()), detail.to_owned());
+    let added = eventually(&world, EventKind::UserAdded, 1).await;
+    assert_eq!(added, [by("ada", "eve: a user, groups: lab")]);
+    assert_eq!(
+        eventually(&world, EventKind::UserChanged, 3).await,
+        [
+            by("eve", "eve: new password, by a link"),
+            by("ada", "eve: in no group"),
+            by("ada", "eve: is an administrator"),
+        ]
+    );
+    assert_eq!(eventually(&world, EventKind::UserRemoved, 1).await, [by("ada", "bob")]);
+    let sentence = "user:eve apps.use on app:lab";
+    assert_eq!(eventually(&world, EventKind::GrantAdded, 1).await, [by("ada", sentence)]);
+    assert_eq!(eventually(&world, EventKind::GrantRemoved, 1).await, [by("ada", sentence)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
