@@ -2,8 +2,8 @@
 
 It waits on each front's queue in turn (so an idle front holds up the others), takes a vote off the queue and then writes it:
 an insert, and if that fails for any reason, an update that compares time stamps but does not store the new one. It is started
-again by its supervisor when the database goes away; the vote in its hands is then gone. PEER_BLOCK=0 waits for ever, as the
-original does; a positive number of seconds is kinder.
+again by its supervisor when the database goes away; the vote in its hands is then gone. PEER_PAUSE is kinder: no queue is
+waited for, and only when all are empty does the worker pause for so many seconds.
 """
 
 import json
@@ -13,7 +13,7 @@ import time
 import psycopg2
 import redis
 
-BLOCK = float(os.environ.get("PEER_BLOCK", "0"))
+PAUSE = float(os.environ.get("PEER_PAUSE", "0"))
 
 
 def connect():
@@ -46,10 +46,14 @@ def main():
     queues = [redis.Redis.from_url(url) for url in os.environ["PEER_REDIS"].split(",")]
     database = connect()
     while True:
+        idle = True
         for queue in queues:
-            taken = queue.blpop("votes", timeout=BLOCK)
+            taken = queue.lpop("votes") if PAUSE else queue.blpop("votes", timeout=0)[1]
             if taken:
-                write(database, json.loads(taken[1]))
+                idle = False
+                write(database, json.loads(taken))
+        if idle:
+            time.sleep(PAUSE)
 
 
 main()

@@ -19,13 +19,14 @@ pub(crate) async fn pool(url: &str) -> Result<PgPool, StoreError> {
         .await?)
 }
 
-/// Winners in lock order; the row's own old choice comes back in `prior`, so the tally needs no second look.
+/// Winners in lock order; the row's own old choice comes back in `prior`, so the tally needs no second look. Ballots that came
+/// later than one that stands come back with their tags.
 const UPSERT: &str = "with incoming as (
     select * from unnest($1::text[], $2::bytea[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::bytea[]) as t(poll, voter, choice, first_hlc, epoch, attempt, hlc, tag)),
 written as (
     insert into votes (poll, voter, choice, first_hlc, epoch, attempt, hlc, tag) select * from incoming
-    on conflict (poll, voter) do update set prior = votes.choice, prior_tag = votes.tag, choice = excluded.choice,
+    on conflict (voter, poll) do update set prior = votes.choice, prior_tag = votes.tag, choice = excluded.choice,
         first_hlc = excluded.first_hlc, epoch = excluded.epoch, attempt = excluded.attempt, hlc = excluded.hlc,
         tag = excluded.tag
     where (-excluded.first_hlc, excluded.epoch, excluded.attempt, excluded.hlc, excluded.tag)
@@ -34,12 +35,18 @@ written as (
 gone as (
     insert into replaced (poll, tag) select poll, prior_tag from written where prior_tag is not null
     on conflict do nothing)
-select poll, choice, prior, count(*) as n from written group by poll, choice, prior";
+select poll, choice, prior, count(*) as n, null::bytea as voter, null::bytea as tag
+    from written group by poll, choice, prior
+union all
+select i.poll, null, null, 0, i.voter, i.tag from incoming as i
+    where not exists (select from written as w where w.voter = i.voter and w.poll = i.poll)";
 
-/// Ballots that did not win, unless they are the very one that stands.
+/// Ballots that did not win, unless they are the very one that stands. `offset 0` keeps this one look into the index for each
+/// of them: a planner without statistics would rather read the whole table for every batch.
 const PUT_ASIDE: &str = "insert into replaced (poll, tag)
     select i.poll, i.tag from unnest($1::text[], $2::bytea[], $3::bytea[]) as i(poll, voter, tag)
-    join votes v on v.poll = i.poll and v.voter = i.voter and v.tag <> i.tag on conflict do nothing";
+    cross join lateral (select tag from votes where voter = i.voter and poll = i.poll offset 0) as standing
+    where standing.tag <> i.tag on conflict do nothing";
 
 const ADD_UP: &str = "insert into tally (poll, choice, log, n)
     select poll, choice, $4, n from unnest($1::text[], $2::text[], $3::bigint[]) as t(poll, choice, n)
@@ -77,14 +84,13 @@ pub(crate) async fn commit(pool: &PgPool, batch: LogBatch) -> Result<Seq, StoreE
     let ends: Ends =
         ends.into_iter().map(|(id, closes_ms, is_final)| (id, end(closes_ms, is_final))).collect();
     let (winners, losers, late) = settle(ballots, &ends);
-    let deltas = upsert(&mut tx, &winners).await?;
-    let won: i64 = deltas.1;
-    let mut aside = losers;
-    if won < i64::try_from(winners.len()).unwrap_or(i64::MAX) {
-        // Some of these did win; the statement leaves out whatever stands.
-        aside.extend(winners);
-    }
-    put_aside(&mut tx, &aside).await?;
+    let written = upsert(&mut tx, &winners).await?;
+    let losers = losers.iter().map(|b| Loser {
+        poll: b.poll.as_str().to_owned(),
+        voter: b.voter.0.to_vec(),
+        tag: b.tag.0.to_vec(),
+    });
+    put_aside(&mut tx, losers.chain(written.lost).collect()).await?;
     if !late.is_empty() {
         sqlx::query(LATE)
             .bind(late.iter().map(|b| b.poll.as_str()).collect::<Vec<_>>())
@@ -93,7 +99,7 @@ pub(crate) async fn commit(pool: &PgPool, batch: LogBatch) -> Result<Seq, StoreE
             .execute(&mut *tx)
             .await?;
     }
-    add_up(&mut tx, log, deltas.0).await?;
+    add_up(&mut tx, log, written.deltas).await?;
     sqlx::query("update logs set position = $2 where log = $1")
         .bind(&log.0[..])
         .bind(signed(upto))
@@ -103,11 +109,23 @@ pub(crate) async fn commit(pool: &PgPool, batch: LogBatch) -> Result<Seq, StoreE
     Ok(upto)
 }
 
-async fn upsert(tx: &mut PgConnection, winners: &[Ballot]) -> Result<(Deltas, i64), StoreError> {
-    let mut deltas = Deltas::new();
-    let mut won = 0;
+/// A ballot that does not stand.
+struct Loser {
+    poll: String,
+    voter: Vec<u8>,
+    tag: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Written {
+    deltas: Deltas,
+    lost: Vec<Loser>,
+}
+
+async fn upsert(tx: &mut PgConnection, winners: &[Ballot]) -> Result<Written, StoreError> {
+    let mut written = Written::default();
     if winners.is_empty() {
-        return Ok((deltas, won));
+        return Ok(written);
     }
     let rows = sqlx::query(UPSERT)
         .bind(winners.iter().map(|b| b.poll.as_str()).collect::<Vec<_>>())
@@ -121,24 +139,28 @@ async fn upsert(tx: &mut PgConnection, winners: &[Ballot]) -> Result<(Deltas, i6
         .fetch_all(&mut *tx)
         .await?;
     for row in &rows {
-        let (poll, n): (String, i64) = (row.try_get("poll")?, row.try_get("n")?);
-        won += n;
-        if let Some(prior) = row.try_get::<Option<String>, _>("prior")? {
-            *deltas.entry((poll.clone(), prior)).or_default() -= n;
+        let poll: String = row.try_get("poll")?;
+        if let Some(voter) = row.try_get("voter")? {
+            written.lost.push(Loser { poll, voter, tag: row.try_get("tag")? });
+            continue;
         }
-        *deltas.entry((poll, row.try_get("choice")?)).or_default() += n;
+        let n: i64 = row.try_get("n")?;
+        if let Some(prior) = row.try_get::<Option<String>, _>("prior")? {
+            *written.deltas.entry((poll.clone(), prior)).or_default() -= n;
+        }
+        *written.deltas.entry((poll, row.try_get("choice")?)).or_default() += n;
     }
-    Ok((deltas, won))
+    Ok(written)
 }
 
-async fn put_aside(tx: &mut PgConnection, aside: &[Ballot]) -> Result<(), StoreError> {
-    if aside.is_empty() {
+async fn put_aside(tx: &mut PgConnection, losers: Vec<Loser>) -> Result<(), StoreError> {
+    if losers.is_empty() {
         return Ok(());
     }
     sqlx::query(PUT_ASIDE)
-        .bind(aside.iter().map(|b| b.poll.as_str()).collect::<Vec<_>>())
-        .bind(aside.iter().map(|b| &b.voter.0[..]).collect::<Vec<_>>())
-        .bind(aside.iter().map(|b| &b.tag.0[..]).collect::<Vec<_>>())
+        .bind(losers.iter().map(|l| l.poll.as_str()).collect::<Vec<_>>())
+        .bind(losers.iter().map(|l| &l.voter[..]).collect::<Vec<_>>())
+        .bind(losers.iter().map(|l| &l.tag[..]).collect::<Vec<_>>())
         .execute(tx)
         .await?;
     Ok(())

@@ -1,0 +1,4 @@
+-- A voter's id already differs from poll to poll, so it alone decides nearly every comparison in the index; with the poll in
+-- front, each of them compared two equal texts first.
+alter table votes drop constraint votes_pkey, add primary key (voter, poll);
+alter table replaced drop constraint replaced_pkey, add primary key (tag, poll);
