@@ -61,8 +61,15 @@ impl Verdict {
 fn may_count(history: &[Sent], kept: &Kept) -> bool {
     let last = history.iter().rposition(|s| s.acknowledged);
     let from = last.unwrap_or(0);
-    history[from..].iter().any(|s| s.option == kept.option && s.mark.as_ref().is_none_or(|m| *m == kept.mark))
-        && !history[..from].iter().any(|s| s.mark.as_ref() == Some(&kept.mark))
+    let is_older = || history[..from].iter().any(|s| s.mark.as_ref() == Some(&kept.mark));
+    history[from..].iter().any(|s| {
+        s.option == kept.option
+            && match &s.mark {
+                // Tries of one vote may share its mark: that an earlier one bears it, too, says nothing.
+                Some(mark) => *mark == kept.mark,
+                None => !is_older(),
+            }
+    })
 }
 
 /// Judges.
@@ -142,6 +149,8 @@ mod tests {
         assert_eq!(judge(&history, &[("b", "9")]).wrong, 1, "never sent");
         assert_eq!(judge(&history, &[("c", "1")]).wrong, 1, "another vote's mark");
         assert_eq!(judge(&history, &[]).lost, 1);
+        let repeated = [sent("a", "1", false), sent("a", "1", true)];
+        assert!(judge(&repeated, &[("a", "1")]).is_sound(), "two tries of one vote");
         assert_eq!(judge(&history, &[("b", "2"), ("b", "2")]).double, 1);
         assert!(judge(&[sent("a", "", false)], &[]).is_sound(), "nothing was promised");
     }
