@@ -150,8 +150,8 @@ impl Draft {
                 self.access_log_file = Some((*file).to_owned());
                 self.done(directive, "`server.access_log`");
             }
-            ("required_user", users) => self.key(directive, scope, "access.users", list(users)),
-            ("required_group" | "members_of", groups) => {
+            ("required_user", users @ [_, ..]) => self.key(directive, scope, "access.users", list(users)),
+            ("required_group" | "members_of", groups @ [_, ..]) => {
                 self.key(directive, scope, "access.groups", list(groups))
             }
             ("location" | "server", _) => self.wrong(directive, "this block may not stand here"),
@@ -361,5 +361,9 @@ mod tests {
         let wrong: Vec<_> =
             imported.notes.iter().map(|note| (note.kind, note.place.line, note.place.column)).collect();
         assert_eq!(wrong, [(Kind::Wrong, 2, 3), (Kind::Wrong, 3, 3)]);
+        for nobody in ["required_user", "required_group", "members_of"] {
+            let imported = import_text(&format!("server {{\n  listen 3838;\n  {nobody};\n}}\n"));
+            assert!(imported.is_wrong(), "`{nobody}` of nobody is no rule that lets all in");
+        }
     }
 }

@@ -5,7 +5,9 @@
 //! Keys count however they are written: `container-image`, `containerImage`, `proxy.docker.url` in one word.
 //!
 //! Invariants: nothing is written that Skep's own config parser does not take; where a rule about who may open an app
-//! cannot be carried over, nobody but administrators may.
+//! cannot be carried over, nobody but administrators may: only where the file says nothing at all, or an empty list, is an
+//! app open to all. Whatever is said about logging in that is no plain `none` makes a login. Only numbers that were read as
+//! such, and texts in quotes, are written.
 //!
 //! Absent on purpose: passwords, which Skep keeps as hashes in its store.
 
@@ -44,6 +46,8 @@ struct Draft {
     apps: Vec<App>,
     notes: Vec<Note>,
     host: Option<(Key, String)>,
+    /// Where to listen is said in a way that cannot be read: nowhere but on this machine.
+    only_here: bool,
     port: Option<(Key, u16)>,
     users: Vec<server::User>,
     admins: server::Admins,
@@ -95,6 +99,7 @@ impl Draft {
             apps: Vec::new(),
             notes: Vec::new(),
             host: None,
+            only_here: false,
             port: None,
             users: Vec::new(),
             admins: server::Admins::default(),

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-use saphyr_parser::{Event, Parser, ScanError, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::{Kind, Note, Place};
 
@@ -25,6 +25,8 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
+    /// Nothing, said plainly: `~`, `null`, or no word at all. In quotes they are texts.
+    Null,
     Text(String),
     List(Vec<Node>),
     /// In the order of the file, no key twice.
@@ -38,10 +40,10 @@ pub(super) struct Key {
 }
 
 impl Node {
-    /// A text that says something: YAML's ways to say nothing are `None`.
+    /// A text that says something: an empty one is `None`, as is what is no text.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
-            Value::Text(text) if !matches!(text.as_str(), "" | "~" | "null") => Some(text),
+            Value::Text(text) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
@@ -51,6 +53,15 @@ impl Node {
         match &self.value {
             Value::List(items) => items.iter().filter_map(Self::text).collect(),
             _ => self.text().into_iter().flat_map(|text| text.split(',')).map(str::trim).collect(),
+        }
+    }
+
+    /// Nothing, or a list of nothing. What only holds no text (`[[a]]`, `{0: a}`, `""`) is something.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::List(items) => items.is_empty(),
+            Value::Text(_) | Value::Map(_) => false,
         }
     }
 
@@ -71,6 +82,7 @@ impl Node {
     /// Replaces every value that is a text.
     pub(super) fn replace(&mut self, with: &dyn Fn(&str) -> String) {
         match &mut self.value {
+            Value::Null => {}
             Value::Text(text) => *text = with(text),
             Value::List(items) => items.iter_mut().for_each(|item| item.replace(with)),
             Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| value.replace(with)),
@@ -121,9 +133,14 @@ pub(super) fn parse(text: &str) -> Result<Node, Note> {
         let (event, span) = event.map_err(|error| broken(&error))?;
         let place = place_of(span);
         let (done, anchor, fresh) = match event {
-            Event::Scalar(text, _, anchor, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
                 let size = NODE_SIZE + text.len();
-                let node = Node { place, value: Value::Text(Cow::into_owned(text)) };
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let value = match text.as_ref() {
+                    "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
+                    _ => Value::Text(Cow::into_owned(text)),
+                };
+                let node = Node { place, value };
                 (Weighed { node, size, depth: 0 }, anchor, size)
             }
             Event::SequenceStart(anchor, _) => {
@@ -212,7 +229,11 @@ impl OpenMap {
     /// A key, or the value of the key before.
     fn put(&mut self, node: Node) -> Result<(), Note> {
         let Some(key) = self.key.take() else {
-            let Value::Text(text) = node.value else { return Err(wrong(node.place, "a key must be a text")) };
+            let text = match node.value {
+                Value::Text(text) => text,
+                Value::Null => "null".to_owned(),
+                _ => return Err(wrong(node.place, "a key must be a text")),
+            };
             if text != "<<" && !self.seen.insert(text.clone()) {
                 return Err(wrong(node.place, &format!("`{text}` is set twice")));
             }
@@ -266,6 +287,20 @@ mod tests {
         assert_eq!(specs[0].entries()[1].1.texts(), ["R", "-e"]);
         assert_eq!(inner.entries()[1].1.text(), Some("8080"));
         assert_eq!(parse("a: x, y").unwrap().entries()[0].1.texts(), ["x", "y"]);
+    }
+
+    #[test]
+    fn nothing_is_told_from_a_text_that_looks_like_it() {
+        let value = |text: &str| parse(&format!("a: {text}\n")).unwrap().entries()[0].1.clone();
+        for nothing in ["", "~", "null", "Null", "NULL", "[]"] {
+            assert!(value(nothing).is_empty() && value(nothing).text().is_none(), "{nothing}");
+        }
+        for something in ["'~'", "\"null\"", "!!str null", "''", "[~]", "[[]]", "{}", "{0: a}"] {
+            assert!(!value(something).is_empty(), "{something}");
+        }
+        assert_eq!(value("'null'").text(), Some("null"));
+        assert_eq!(value("['~', ~, x]").texts(), ["~", "x"]);
+        assert_eq!(parse("null: x\n").unwrap().entries()[0].0.text, "null");
     }
 
     #[test]

@@ -2,28 +2,54 @@
 
 use std::collections::BTreeMap;
 
-use super::values::{self, Expanded, canonical, cpus, expand, expression_in, list, milliseconds, size, text};
+use super::values::{
+    self, Expanded, canonical, cpus, element_of, expand, expression_in, list, milliseconds, size, text,
+};
 use super::{App, Draft, fates, idle_timeout, takes};
 use crate::import::Kind;
-use crate::import::yaml::{Key, Node};
+use crate::import::yaml::{Key, Node, Value};
 
 /// Nobody is in this group unless somebody puts them there: an app whose rules cannot be carried over stays shut.
 const NOBODY: &str = "access-not-carried-over";
+const SHUT: &str = "only administrators may open the app until you see to it in what is written";
+const NO_NETWORK: &str = "the app joins no network but Skep's own instead of this one";
 
 /// What can be decided only once every key of the spec was seen.
 #[derive(Default)]
 struct Pending<'a> {
     image: Option<String>,
     external: bool,
-    network: Option<String>,
+    /// The network it names; one that cannot be carried over is `None`: it does not join the usual one instead.
+    network: Option<Option<String>>,
     connections: Vec<String>,
+    /// Who may open it, by the key of Skep's; `true`: written element by element.
+    named: BTreeMap<&'static str, (bool, Vec<String>)>,
     /// A list of who may open it was left out as a whole.
     shut: bool,
+    /// Something that narrows who may open it, or what it may do, cannot be carried over: whoever is named, it stays shut.
+    sealed: bool,
     /// Expressions about who may open it; `true`: whoever else may, must meet it, too.
     expressions: Vec<(&'a Key, bool)>,
     min_seats: Option<(&'a Key, u32)>,
     seats: Option<(&'a Key, u32)>,
     reuse: Option<(&'a Key, bool)>,
+}
+
+impl Pending<'_> {
+    /// What a key narrows must not be wider where its value cannot be carried over. What is done instead, for the report.
+    fn withhold(&mut self, name: &str) -> Option<&'static str> {
+        match name {
+            "containernetwork" => {
+                self.network = Some(None);
+                Some(NO_NETWORK)
+            }
+            "dockeruser" => {
+                self.sealed = true;
+                Some(SHUT)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Draft {
@@ -37,20 +63,34 @@ impl Draft {
                 self.wrong(key, &format!("is set twice, before as `{before}`"));
                 continue;
             }
+            match element_of(&name) {
+                ("accessgroups", element) => {
+                    self.access(&mut pending, "access.groups", element, key, value);
+                    continue;
+                }
+                ("accessusers", element) => {
+                    self.access(&mut pending, "access.users", element, key, value);
+                    continue;
+                }
+                _ => {}
+            }
             match name.as_str() {
                 "id" => {}
-                "containerenv" => self.env(&mut app, value),
+                "containerenv" => self.env(&mut app, key, value),
                 "containercmd" => self.command(&mut app, key, value),
                 "containervolumes" => self.volumes(&mut app, key, value),
                 "containernetworkconnections" => {
                     pending.connections = self.checked(key, value, "container.networks");
                 }
-                "accessgroups" | "accessusers" => self.access(&mut app, &mut pending, &name, key, value),
                 "accessexpression" => pending.expressions.push((key, false)),
                 "accessstrictexpression" => pending.expressions.push((key, true)),
+                _ if name.trim_start_matches(['.', '[']).starts_with("access") => {
+                    pending.sealed = true;
+                    self.not_yet(key, &format!("no such rule about who may open it is known here; {SHUT}"));
+                }
                 _ => match value.text() {
                     Some(said) => self.single(&mut app, &mut pending, &name, key, said),
-                    None => self.fate_of_all(key, value, fates::of_spec(&name)),
+                    None => self.no_text(&mut pending, &name, key, value),
                 },
             }
         }
@@ -67,9 +107,23 @@ impl Draft {
         Some(app)
     }
 
+    /// A key whose value is no text, where one is wanted.
+    fn no_text(&mut self, pending: &mut Pending<'_>, name: &str, key: &Key, value: &Node) {
+        if name == "containerprivileged" {
+            self.not_yet(key, "no container is privileged");
+        } else if value.is_empty() && matches!(name, "containernetwork" | "dockeruser") {
+            self.without_meaning(key, "it is empty");
+        } else if let Some(instead) = pending.withhold(name) {
+            self.not_yet(key, &format!("its value is no text; {instead}"));
+        } else {
+            self.fate_of_all(key, value, fates::of_spec(name));
+        }
+    }
+
     fn single<'a>(&mut self, app: &mut App, pending: &mut Pending<'a>, name: &str, key: &'a Key, said: &str) {
         if let Some(found) = expression_in(said) {
-            self.not_yet(key, &format!("`{found}` in it has no counterpart here"));
+            let instead = pending.withhold(name).map(|instead| format!("; {instead}")).unwrap_or_default();
+            self.not_yet(key, &format!("`{found}` in it has no counterpart here{instead}"));
             return;
         }
         let whole = || said.trim().parse::<u32>().ok();
@@ -87,15 +141,21 @@ impl Draft {
                 pending.external = true;
                 self.not_yet(key, "the portal lists no other addresses; the app is left out");
             }
-            "port" => self.set(app, "container.port", said.trim().to_owned(), key),
+            "port" => {
+                let port = said.trim().parse::<u16>().ok().map(|port| port.to_string());
+                self.converted(app, "container.port", port, key);
+            }
             "containermemorylimit" => self.converted(app, "limits.memory", size(said).map(|s| text(&s)), key),
             "containercpulimit" => self.converted(app, "limits.cpu", cpus(said), key),
             "containernetwork" => match takes("apps.a", "container.networks", &list(&[said.to_owned()])) {
                 Ok(()) => {
-                    pending.network = Some(said.to_owned());
+                    pending.network = Some(Some(said.to_owned()));
                     self.changed(key, "became `container.networks`: joined besides Skep's own network");
                 }
-                Err(why) => self.not_yet(key, &why),
+                Err(why) => {
+                    let instead = pending.withhold(name).unwrap_or_default();
+                    self.not_yet(key, &format!("{why}; {instead}"));
+                }
             },
             "heartbeattimeout" => match idle_timeout(said) {
                 Some((duration, how)) => {
@@ -124,11 +184,17 @@ impl Draft {
             "allowcontainerreuse" => pending.reuse = Some((key, said != "false")),
             "maxtotalinstances" => match said.trim().parse::<i64>() {
                 Ok(..0) => self.without_meaning(key, "no limit but `max_instances` of `[defaults]`"),
-                _ => self.set(app, "max_instances", said.trim().to_owned(), key),
+                most => self.converted(app, "max_instances", most.ok().map(|most| most.to_string()), key),
             },
             "maxinstances" if said.trim() == "1" => self.kept(key, "an instance per user"),
             "maxinstances" => self.not_yet(key, "one instance of an app per user so far"),
-            "dockeruser" => self.set(app, "container.user", text(said), key),
+            "dockeruser" => match takes("apps.a", "container.user", &text(said)) {
+                Ok(()) => self.set(app, "container.user", text(said), key),
+                Err(why) => {
+                    let instead = pending.withhold(name).unwrap_or_default();
+                    self.not_yet(key, &format!("{why}; {instead}"));
+                }
+            },
             "stoponlogout" => self.stop_on_logout(key, said),
             "containerprivileged" if said == "false" => self.kept(key, "no container is privileged"),
             "containerprivileged" => {
@@ -144,6 +210,10 @@ impl Draft {
 
     fn command(&mut self, app: &mut App, key: &Key, value: &Node) {
         let (mut words, mut changed) = (Vec::new(), false);
+        if value.items().iter().any(|item| !matches!(item.value, Value::Text(_))) {
+            self.not_yet(key, "not every word of it is a text; the image's own command is run");
+            return;
+        }
         for said in value.texts() {
             match expand(said) {
                 Expanded::Plain(word) => words.push(word),
@@ -159,7 +229,7 @@ impl Draft {
             }
         }
         if words.is_empty() {
-            self.without_meaning(key, "it is empty");
+            self.says_nothing(key, value);
             return;
         }
         let command = list(&words);
@@ -199,35 +269,74 @@ impl Draft {
         if !good.is_empty() {
             self.kept(key, &format!("`{target}`"));
         } else if value.texts().is_empty() {
-            self.without_meaning(key, "it is empty");
+            self.says_nothing(key, value);
+        }
+        if value.items().iter().any(|item| item.text().is_none()) {
+            self.not_yet(key, "what is no text in it is left out");
         }
         good
     }
 
-    fn access(&mut self, app: &mut App, pending: &mut Pending<'_>, name: &str, key: &Key, value: &Node) {
-        let target = if name == "accessgroups" { "access.groups" } else { "access.users" };
-        let said: Vec<&str> = value.texts().into_iter().filter(|text| !text.is_empty()).collect();
-        let (good, left_out): (Vec<&str>, Vec<&str>) =
-            said.iter().copied().partition(|text| expression_in(text).is_none());
-        for text in &left_out {
-            self.not_yet(key, &format!("\"{text}\" is left out: it has no counterpart"));
+    fn says_nothing(&mut self, key: &Key, value: &Node) {
+        match value.is_empty() {
+            true => self.without_meaning(key, "it is empty"),
+            false => self.not_yet(key, "nothing in it can be carried over"),
         }
-        if said.is_empty() {
+    }
+
+    /// A list of who may open it, or one element of that list. Only where nothing is said at all does it stay open to all.
+    fn access(
+        &mut self,
+        pending: &mut Pending<'_>,
+        target: &'static str,
+        element: bool,
+        key: &Key,
+        value: &Node,
+    ) {
+        if value.is_empty() && !element {
             self.without_meaning(key, "it is empty");
             return;
         }
+        let said: Vec<&str> = match &value.value {
+            // What an expression makes of its commas is not known; one element has none that part it.
+            Value::Text(text) if element || expression_in(text).is_some() => vec![text.trim()],
+            _ => value.texts(),
+        };
+        let (good, left_out): (Vec<&str>, Vec<&str>) = said
+            .into_iter()
+            .filter(|text| !text.trim().is_empty())
+            .partition(|text| expression_in(text).is_none());
+        for text in &left_out {
+            self.not_yet(key, &format!("\"{text}\" is left out: it has no counterpart"));
+        }
+        if value.items().iter().any(|item| item.text().is_none()) {
+            self.not_yet(key, "what is no text in it is left out");
+        }
         if good.is_empty() {
             pending.shut = true;
+            self.not_yet(key, "nothing in it can be carried over; whom no other rule names is kept out");
             return;
         }
-        app.keys.insert(target, list(&good.into_iter().map(str::to_owned).collect::<Vec<_>>()));
+        let (by_element, names) = pending.named.entry(target).or_insert_with(|| (element, Vec::new()));
+        if *by_element != element {
+            self.wrong(key, "is set twice: as a list, and element by element");
+            return;
+        }
+        names.extend(good.into_iter().map(str::to_owned));
         self.kept(key, &format!("`{target}`"));
     }
 
-    fn env(&mut self, app: &mut App, value: &Node) {
+    fn env(&mut self, app: &mut App, key: &Key, value: &Node) {
+        if value.entries().is_empty() {
+            match value.is_empty() || matches!(value.value, Value::Map(_)) {
+                true => self.without_meaning(key, "it is empty"),
+                false => self.wrong(key, "is no map of names and values"),
+            }
+        }
         for (name, node) in value.entries() {
             let said = match &node.value {
-                crate::import::yaml::Value::Text(_) => node.text().unwrap_or_default(),
+                Value::Text(text) => text.as_str(),
+                Value::Null => "",
                 _ => {
                     self.wrong(name, "is no text");
                     continue;
@@ -255,12 +364,15 @@ impl Draft {
     }
 
     fn settle(&mut self, app: &mut App, pending: Pending<'_>) {
-        let named = app.keys.contains_key("access.users") || app.keys.contains_key("access.groups");
-        let shut = pending.expressions.iter().any(|(_, strict)| *strict)
-            || !named && (pending.shut || !pending.expressions.is_empty());
+        let shut = pending.sealed
+            || pending.expressions.iter().any(|(_, strict)| *strict)
+            || pending.named.is_empty() && (pending.shut || !pending.expressions.is_empty());
         if shut {
-            app.keys.remove("access.users");
             app.keys.insert("access.groups", list(&[NOBODY.to_owned()]));
+        } else {
+            for (target, (_, names)) in &pending.named {
+                app.keys.insert(*target, list(names));
+            }
         }
         for (key, _) in &pending.expressions {
             let who = if shut {
@@ -271,13 +383,13 @@ impl Draft {
             self.not_yet(key, &format!("no access by expression; {who}"));
         }
         let mut networks: Vec<String> = match pending.network {
-            Some(network) => vec![network],
+            Some(network) => network.into_iter().collect(),
             None => self.networks.clone(),
         };
         let inherited = networks == self.networks && pending.connections.is_empty();
         networks.extend(pending.connections);
         networks.dedup();
-        if !networks.is_empty() && !inherited {
+        if !inherited {
             app.keys.insert("container.networks", list(&networks));
         }
         self.seats(app, pending.min_seats, pending.seats, pending.reuse);

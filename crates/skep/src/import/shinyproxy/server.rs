@@ -28,20 +28,32 @@ impl Draft {
     pub(super) fn setting(&mut self, path: &str, key: &Key, value: &Node) {
         match path {
             "proxy.specs" => self.specs.push((key.clone(), value.clone())),
+            // It might be a rule about who may open one of them.
+            _ if path.starts_with("proxy.specs") => {
+                self.wrong(key, "is not within the list of `specs`; write it there");
+            }
+            _ if is_authentication(path) => self.authentication(path, key, value),
             "proxy.users" => self.users(key, value),
             "proxy.admingroups" => {
-                self.admins.groups.extend(value.texts().into_iter().map(str::to_owned));
+                self.admins.groups.extend(plain_texts(value));
                 self.changed(key, "their members are added as administrators, see `users`");
             }
             "proxy.adminusers" => {
-                self.admins.users.extend(value.texts().into_iter().map(str::to_owned));
+                self.admins.users.extend(plain_texts(value));
                 self.changed(key, "they are added as administrators, see `users`");
             }
             _ => match value.text() {
                 Some(said) => match expression_in(said) {
-                    Some(found) => self.not_yet(key, &format!("`{found}` in it is not known here")),
+                    Some(found) => {
+                        self.only_here |= path == "proxy.bindaddress";
+                        self.not_yet(key, &format!("`{found}` in it is not known here"));
+                    }
                     None => self.one_text(path, key, said),
                 },
+                None if path == "proxy.bindaddress" && !value.is_empty() => {
+                    self.only_here = true;
+                    self.not_yet(key, "its value is no address; Skep listens on this machine only");
+                }
                 None => self.fate_of_all(key, value, fates::of_setting(path)),
             },
         }
@@ -54,7 +66,6 @@ impl Draft {
                 Err(_) => self.wrong(key, "is no port"),
             },
             "proxy.bindaddress" => self.host = Some((key.clone(), said.trim().to_owned())),
-            "proxy.authentication" => self.authentication(key, said),
             "proxy.heartbeattimeout" => match idle_timeout(said) {
                 Some((duration, how)) => {
                     self.defaults.insert("idle_timeout", duration);
@@ -77,10 +88,15 @@ impl Draft {
             "proxy.defaultstopproxyonlogout" => self.stop_on_logout(key, said),
             "proxy.defaultmaxinstances" if said.trim() == "1" => self.kept(key, "Skep's default, too"),
             "proxy.maxtotalinstances" => {
-                match (said.trim().parse::<i64>(), takes("server", "max_instances", said)) {
-                    (Ok(..0), _) => self.without_meaning(key, "up to `server.max_instances`, 200 if not set"),
+                let Ok(most) = said.trim().parse::<i64>() else {
+                    self.wrong(key, "is no number");
+                    return;
+                };
+                let written = most.to_string();
+                match (most, takes("server", "max_instances", &written)) {
+                    (..0, _) => self.without_meaning(key, "up to `server.max_instances`, 200 if not set"),
                     (_, Ok(())) => {
-                        self.server.insert("max_instances", said.trim().to_owned());
+                        self.server.insert("max_instances", written);
                         self.kept(key, "`server.max_instances`");
                     }
                     (_, Err(why)) => self.wrong(key, &why),
@@ -116,17 +132,19 @@ impl Draft {
         }
     }
 
-    fn authentication(&mut self, key: &Key, kind: &str) {
-        match kind {
-            "none" => self.kept(key, "`auth.provider`"),
-            "simple" => {
-                self.auth.insert("provider", text("local"));
-                self.kept(key, "`auth.provider = \"local\"`");
-            }
-            other => {
-                self.auth.insert("provider", text("local"));
+    /// Only a plain `none` leaves out the login.
+    fn authentication(&mut self, path: &str, key: &Key, value: &Node) {
+        if path == "proxy.authentication" && value.text() == Some("none") {
+            self.kept(key, "`auth.provider`");
+            return;
+        }
+        self.auth.insert("provider", text("local"));
+        match value.text() {
+            Some("simple") => self.kept(key, "`auth.provider = \"local\"`"),
+            Some(other) => {
                 self.not_yet(key, &format!("\"{other}\"; people log in as users of Skep's own until then"));
             }
+            None => self.not_yet(key, "its value is no text; people log in as users of Skep's own"),
         }
     }
 
@@ -215,7 +233,7 @@ impl Draft {
         let (host, port) = (self.host.take(), self.port.take());
         let wanted = host.as_ref().map_or("0.0.0.0", |(_, host)| host.as_str());
         // Without a login Skep would refuse to start on an address others can reach.
-        let on = if login { wanted } else { "127.0.0.1" };
+        let on = if login && !self.only_here { wanted } else { "127.0.0.1" };
         let on = if on.contains(':') { format!("[{on}]") } else { on.to_owned() };
         let address =
             format!("[{}]", text(&format!("{on}:{}", port.as_ref().map_or(8080, |(_, port)| *port))));
@@ -237,6 +255,19 @@ impl Draft {
             }
         }
     }
+}
+
+/// `proxy.authentication`, and whatever is below or within it.
+fn is_authentication(path: &str) -> bool {
+    let rest = path.strip_prefix("proxy.authentication");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The texts of a list, without what an expression would make of others.
+fn plain_texts(value: &Node) -> Vec<String> {
+    let whole = value.text().and_then(expression_in).is_some();
+    let texts = value.texts().into_iter().filter(|text| !whole && expression_in(text).is_none());
+    texts.map(str::to_owned).collect()
 }
 
 /// One word for a shell, whatever is in it.

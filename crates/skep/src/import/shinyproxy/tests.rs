@@ -267,3 +267,206 @@ fn hostile_values_stay_values() {
         imported.notes.iter().any(|n| n.text.ends_with("run `skep user add '$(reboot)' --groups 'a'\\''b'`"))
     );
 }
+
+/// An app `a` with some lines of its own, among people who log in.
+fn one_app(lines: &str) -> Imported {
+    import_text(&format!(
+        "proxy:\n  authentication: simple\n  docker: {{default-container-network: shared}}\n  specs:\n  - id: a\n    \
+         container-image: lab/a\n    {lines}\n"
+    ))
+}
+
+fn access_of(imported: &Imported) -> (Vec<String>, Vec<String>) {
+    let file = load(imported);
+    let keys = app(&file, "a");
+    assert_eq!(keys.anyone, None, "{}", imported.toml);
+    (keys.users.clone().unwrap_or_default(), keys.groups.clone().unwrap_or_default())
+}
+
+#[test]
+fn rules_about_access_count_in_each_way_to_write_them_and_shut_where_they_cannot_be_read() {
+    let shut = "access-not-carried-over";
+    let cases: [(&str, &[&str], &[&str]); 34] = [
+        // Open to all who log in: nothing is said.
+        ("access-groups:", &[], &[]),
+        ("access-groups: ~", &[], &[]),
+        ("access-groups: null", &[], &[]),
+        ("access-groups: []", &[], &[]),
+        // Spring's other ways to write a list.
+        ("access-groups[0]: admins", &[], &["admins"]),
+        ("accessGroups[0]: admins\n    access_groups[1]: lab, board", &[], &["admins", "lab, board"]),
+        ("access-users[0]: ada\n    access-groups: lab", &["ada"], &["lab"]),
+        ("Access Groups: lab", &[], &["lab"]),
+        ("access-groups: [\"null\"]", &[], &["null"]),
+        ("access-groups: ['~']", &[], &["~"]),
+        ("access-groups: 'null'", &[], &["null"]),
+        ("access-groups: [lab, {x: y}, ~]", &[], &["lab"]),
+        ("access-groups: [[admins]]\n    access-users: [ada]", &["ada"], &[]),
+        // Something is said that cannot be read.
+        ("access-groups: {0: admins}", &[], &[shut]),
+        ("access-groups: {}", &[], &[shut]),
+        ("access-groups: [[admins]]", &[], &[shut]),
+        ("access-groups: [~]", &[], &[shut]),
+        ("access-groups: ['']", &[], &[shut]),
+        ("access-groups: ''", &[], &[shut]),
+        ("access-groups: ' , '", &[], &[shut]),
+        ("access-groups: '${GROUPS:}'", &[], &[shut]),
+        ("access-groups: '${GROUPS}'", &[], &[shut]),
+        ("access-groups: \"#{pick('x', admins, 'y')}\"", &[], &[shut]),
+        ("access-groups[0]:", &[], &[shut]),
+        ("access-groups[0]: [admins]", &[], &[shut]),
+        ("access-groups[0]: '#{claims.team}'", &[], &[shut]),
+        ("access-groups[x]: admins", &[], &[shut]),
+        ("access-groups[0][1]: admins", &[], &[shut]),
+        ("access-groups.0: admins", &[], &[shut]),
+        ("access: {groups: [admins]}", &[], &[shut]),
+        ("'[access-groups]': admins", &[], &[shut]),
+        ("access-roles: admins", &[], &[shut]),
+        ("access-strict-rule: x\n    access-users: [ada]", &[], &[shut]),
+        ("access-strict-expression[0]: x\n    access-users: [ada]", &[], &[shut]),
+    ];
+    for (lines, users, groups) in cases {
+        let imported = one_app(lines);
+        let found = access_of(&imported);
+        assert_eq!(
+            (found.0.iter().map(String::as_str).collect::<Vec<_>>(), found.1),
+            (users.to_vec(), groups.iter().map(|g| (*g).to_owned()).collect()),
+            "{lines}"
+        );
+        let differs = imported.notes.iter().any(|note| note.kind == Kind::Differs && note.place.line >= 7);
+        assert!(differs || groups != [shut], "{lines}: {:?}", imported.notes);
+        if groups == [shut] {
+            assert!(!imported.toml.contains("access.users"), "{lines}");
+        }
+    }
+    for twice in [
+        "access-groups: a\n    access-groups[0]: b",
+        "access-groups[0]: a\n    accessGroups[0]: b",
+        "access-users: a\n    accessUsers: b",
+    ] {
+        assert!(one_app(twice).is_wrong(), "{twice}");
+    }
+    let aside = "proxy:\n  specs: [{id: a, container-image: b}]\nproxy.specs[0].access-groups: admins\n";
+    assert!(import_text(aside).is_wrong(), "no rule is passed over that stands aside");
+    let aside = "proxy:\n  specs: [{id: a, container-image: b}]\n  specs[0]: {access-groups: admins}\n";
+    assert!(import_text(aside).is_wrong());
+}
+
+#[test]
+fn a_login_is_left_out_only_by_a_plain_none() {
+    use crate::config::auth_keys::Provider;
+    let provider = |lines: &str| {
+        let text = format!("proxy:\n  specs: [{{id: a, container-image: b}}]\n{lines}\n");
+        let imported = import_text(&text);
+        let differs =
+            imported.notes.iter().any(|n| n.kind == Kind::Differs && n.text.contains("uthentication"));
+        (load(&imported).server.auth.provider, differs)
+    };
+    assert_eq!(provider("  authentication: none"), (Provider::None, false));
+    assert_eq!(provider("  authentication: 'none'"), (Provider::None, false));
+    assert_eq!(provider("  authentication: ${AUTH:none}"), (Provider::None, false));
+    assert_eq!(provider("  authentication: simple"), (Provider::Local, false));
+    for unclear in [
+        "${AUTH}",
+        "",
+        "~",
+        "''",
+        "[]",
+        "[none]",
+        "{}",
+        "{none: none}",
+        "' none'",
+        "NONE",
+        "\"#{x}\"",
+        "{a: [x]}",
+    ] {
+        let lines = format!("  authentication: {unclear}");
+        assert_eq!(provider(&lines).0, Provider::Local, "{unclear}");
+    }
+    for reported in ["${AUTH}", "", "[none]", "NONE"] {
+        assert!(provider(&format!("  authentication: {reported}")).1, "{reported}");
+    }
+    for inner in
+        ["  authentication[0]: none", "  authentication.authentication: none", "  Authentication: ldap"]
+    {
+        assert_eq!(provider(inner).0, Provider::Local, "{inner}");
+    }
+    assert_eq!(provider("proxy.authentication: ldap").0, Provider::Local);
+    assert_eq!(provider("  authentication: none\nproxy.authentication: simple").0, Provider::Local);
+}
+
+#[test]
+fn only_numbers_are_written_as_such() {
+    let said = "\"8080\\naccess.anyone = true\"";
+    let imported = one_app(&format!("port: {said}\n    access-users: ada"));
+    assert_eq!(access_of(&imported), (vec!["ada".to_owned()], vec![]));
+    assert!(note(&imported, "port").starts_with("not yet: "));
+    let imported = one_app(&format!("max-total-instances: {said}\n    access-users: ada"));
+    assert_eq!(access_of(&imported), (vec!["ada".to_owned()], vec![]));
+    for odd in ["8080 # x", "0x50", "8_080", "70000", "true"] {
+        let imported = one_app(&format!("port: \"{odd}\""));
+        assert!(!imported.toml.contains(&format!("container.port = {odd}")), "{}", imported.toml);
+    }
+    let imported = one_app("port: ' 08080'\n    max-total-instances: '+7'");
+    assert!(
+        imported.toml.contains("container.port = 8080\n") && imported.toml.contains("max_instances = 7\n")
+    );
+    let total = "proxy:\n  max-total-instances: \"9\\nlisten = ['0.0.0.0:1']\"\n  specs: [{id: a, container-image: b}]\n";
+    let imported = import_text(total);
+    assert!(imported.is_wrong() && !imported.toml.contains("0.0.0.0:1'"), "{}", imported.toml);
+    let names = "\"A = 'x', B\": y\n      \"C = 'x' }\\naccess.anyone = true\\nenv = { D\": z\n      GOOD: g";
+    let imported = one_app(&format!("container-env:\n      {names}\n    access-users: ada"));
+    assert_eq!(access_of(&imported).0, ["ada"]);
+    let file = load(&imported);
+    assert_eq!(app(&file, "a").env.keys().collect::<Vec<_>>(), ["GOOD"]);
+}
+
+#[test]
+fn what_narrows_an_app_does_not_widen_it_where_it_cannot_be_read() {
+    let networks = |lines: &str| {
+        let imported = one_app(lines);
+        let toml = imported.toml.clone();
+        let of_app = toml.split("[apps.a]").nth(1).unwrap().to_owned();
+        load(&imported);
+        of_app.lines().find_map(|line| line.strip_prefix("container.networks = ").map(str::to_owned))
+    };
+    assert_eq!(networks("display-name: x"), None, "the usual one");
+    assert_eq!(networks("container-network: own").as_deref(), Some("[\"own\"]"));
+    for unclear in ["${NET}", "[own]", "{a: own}", "host"] {
+        let found = networks(&format!("container-network: {unclear}"));
+        assert_eq!(found.as_deref(), Some("[]"), "{unclear}: not the usual network instead");
+    }
+    for unclear in ["${USER_ID}", "'#{proxy.userId}'", "[1000]", "{a: b}", "'a b'"] {
+        let imported = one_app(&format!("docker-user: {unclear}\n    access-users: ada"));
+        assert_eq!(access_of(&imported), (vec![], vec!["access-not-carried-over".to_owned()]), "{unclear}");
+    }
+    assert_eq!(access_of(&one_app("docker-user: 1000\n    access-users: ada")).0, ["ada"]);
+    for privileged in ["true", "[true]", "${P}", "~"] {
+        let imported = one_app(&format!("container-privileged: {privileged}"));
+        assert!(!imported.toml.contains("capabilities"), "{}", imported.toml);
+    }
+    let mounts = one_app("container-volumes: [[\"/:/host\"], {a: \"/:/host\"}, \"/srv/a:/data:ro\"]");
+    assert!(mounts.toml.contains("container.mounts = [\"/srv/a:/data:ro\"]\n"), "{}", mounts.toml);
+    assert!(mounts.notes.iter().any(|note| note.text.contains("no text in it is left out")));
+    let command = one_app("container-cmd: [serve, [--safe]]");
+    assert!(!command.toml.contains("command"), "half a command is none");
+    for unclear in ["${BIND}", "[127.0.0.1]", "''"] {
+        let text = format!(
+            "proxy:\n  authentication: simple\n  bind-address: {unclear}\n  specs: [{{id: a, container-image: b}}]\n"
+        );
+        let file = load(&import_text(&text));
+        assert_eq!(file.server.listen[0].to_string(), "127.0.0.1:8080", "{unclear}");
+    }
+}
+
+#[test]
+fn nobody_administers_by_an_expression() {
+    let imported = import_text(
+        "proxy:\n  authentication: simple\n  admin-groups: \"#{pick('x', lab, 'y')}\"\n  admin-users: ['#{x}', bob]\n  \
+         users:\n  - {name: ada, password: p, groups: lab}\n  - {name: bob, password: p}\n  \
+         specs: [{id: a, container-image: b}]\n",
+    );
+    let said = |end: &str| imported.notes.iter().any(|note| note.text.ends_with(end));
+    assert!(said("run `skep user add ada --groups lab`"), "{:?}", imported.notes);
+    assert!(said("run `skep user add bob --admin`"), "{:?}", imported.notes);
+}

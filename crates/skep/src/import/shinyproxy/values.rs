@@ -9,9 +9,22 @@ const KEPT: [char; 2] = ['\u{1}', '\u{2}'];
 /// What Skep replaces in commands and environment.
 const SKEPS: [&str; 6] = ["{port}", "{socket}", "{base_path}", "{user}", "{app}", "{instance}"];
 
-/// A key however it is written: `container-image`, `containerImage` and `container_image` are one.
+/// A key however it is written: `container-image`, `containerImage` and `container_image` are one. Letters and digits count, as
+/// they do for Spring, besides what parts names (`.`) and counts them (`[0]`).
 pub(super) fn canonical(key: &str) -> String {
-    key.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
+    let counts = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '[' | ']');
+    let counted: String = key.chars().filter(counts).map(|c| c.to_ascii_lowercase()).collect();
+    // A key without a name must not put what is below it at the place of what is above it.
+    if counted.is_empty() { "?".to_owned() } else { counted }
+}
+
+/// `accessgroups[0]` → `accessgroups` and `true`: Spring's way to write one element of a list.
+pub(super) fn element_of(name: &str) -> (&str, bool) {
+    let parts = name.strip_suffix(']').and_then(|name| name.split_once('['));
+    match parts {
+        Some((list, index)) if index.parse::<u16>().is_ok() => (list, true),
+        _ => (name, false),
+    }
 }
 
 /// Quoted for TOML.
@@ -24,9 +37,27 @@ pub(super) fn list(values: &[String]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// A key of TOML: bare where that is possible, otherwise in quotes and on one line, whatever is in it.
+fn key(name: &str) -> String {
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+        return name.to_owned();
+    }
+    let mut quoted = "\"".to_owned();
+    for c in name.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 /// An inline table of texts.
 pub(super) fn map(values: &BTreeMap<String, String>) -> String {
-    let entries: Vec<String> = values.iter().map(|(key, value)| format!("{key} = {}", text(value))).collect();
+    let entries: Vec<String> =
+        values.iter().map(|(name, value)| format!("{} = {}", key(name), text(value))).collect();
     format!("{{ {} }}", entries.join(", "))
 }
 
@@ -166,6 +197,14 @@ mod tests {
     #[test]
     fn values_are_carried_over() {
         assert_eq!(canonical("container-Image"), canonical("container_image"));
+        assert_eq!(canonical("Access groups![0]"), "accessgroups[0]");
+        assert_eq!((canonical("-").as_str(), canonical("é").as_str()), ("?", "?"));
+        assert_eq!(element_of("accessgroups[12]"), ("accessgroups", true));
+        for name in
+            ["accessgroups", "accessgroups[x]", "accessgroups[]", "accessgroups[0", "accessgroups[0][1]"]
+        {
+            assert_eq!(element_of(name), (name, false));
+        }
         assert_eq!(milliseconds("90000").as_deref(), Some("90s"));
         assert_eq!(milliseconds("1500").as_deref(), Some("1500ms"));
         assert_eq!((milliseconds("0"), milliseconds("x")), (None, None));
@@ -174,6 +213,33 @@ mod tests {
         assert_eq!((size("1024").as_deref(), size("1.5g"), size("g")), (Some("1024B"), None, None));
         assert_eq!((cpus("2").as_deref(), cpus("500m").as_deref()), (Some("2.0"), Some("0.5")));
         assert_eq!((cpus("nan"), cpus("-1")), (None, None));
+    }
+
+    #[test]
+    fn whatever_a_key_and_a_value_hold_they_stay_one_key_and_one_value() {
+        let odd = [
+            "",
+            "A",
+            "A.B",
+            "a b",
+            "\"",
+            "\\",
+            "'",
+            "x = 1\n[y]",
+            "\u{1}\t\r\u{7f}\u{85}\u{2028}é",
+            "a]\"\"\"b'''",
+        ];
+        for name in odd {
+            for value in odd {
+                let table = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+                let read: toml::Table = format!("env = {}", map(&table)).parse().unwrap_or_else(|wrong| {
+                    panic!("{name:?} {value:?}: {wrong}");
+                });
+                assert_eq!(read.len(), 1);
+                assert_eq!(read["env"].as_table().unwrap().len(), 1);
+                assert_eq!(read["env"][name].as_str(), Some(value));
+            }
+        }
     }
 
     #[test]
