@@ -300,6 +300,7 @@ impl Draft {
         let said: Vec<&str> = match &value.value {
             // What an expression makes of its commas is not known; one element has none that part it.
             Value::Text(text) if element || expression_in(text).is_some() => vec![text.trim()],
+            _ if element => Vec::new(),
             _ => value.texts(),
         };
         let (good, left_out): (Vec<&str>, Vec<&str>) = said
