@@ -11,3 +11,4 @@ pub mod docker;
 mod ending;
 pub mod framework;
 pub mod process;
+mod secret;

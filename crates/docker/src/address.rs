@@ -54,6 +54,14 @@ impl Address {
         Self(Kind::Unix(path.into()))
     }
 
+    /// Its socket; `None` when it is reached over TCP.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Unix(path) => Some(path),
+            Kind::Tcp { .. } => None,
+        }
+    }
+
     /// The same address, spoken to with TLS; the files are read now.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub struct AppSpec {
     /// Plain environment variables, with the same placeholders.
     pub env: BTreeMap<String, String>,
     /// Environment variable → the file its value is read from at launch.
-    pub secrets: BTreeMap<String, PathBuf>,
+    pub secrets: BTreeMap<String, SecretFile>,
     /// Visitors one instance takes at a time; at least 1.
     pub seats: u32,
     /// Seats kept free and warm, whether or not anybody is there.
@@ -61,6 +61,30 @@ pub struct AppSpec {
     /// The operating-system user instances run as. `None`: the user Skep runs as.
     pub run_as: Option<String>,
     pub hold: Hold,
+}
+
+/// A file a secret is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    pub path: PathBuf,
+    /// Set when somebody named it who does not thereby read with Skep's rights.
+    pub bound: Option<Bound>,
+}
+
+/// What a file must be that is opened for somebody else. It holds for what the path leads to when it is opened: links may
+/// have changed since the config was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The folder it lies in, all links followed.
+    pub within: PathBuf,
+    /// The user it belongs to.
+    pub owner: u32,
+}
+
+impl<P: Into<PathBuf>> From<P> for SecretFile {
+    fn from(path: P) -> Self {
+        Self { path: path.into(), bound: None }
+    }
 }
 
 /// The start timeout when nothing is configured.

@@ -12,7 +12,8 @@ mod principal;
 mod secret;
 
 pub use app::{
-    Access, AppSpec, BackendKind, Health, Hold, Limits, Mount, Revision, Source, default_start_timeout,
+    Access, AppSpec, BackendKind, Bound, Health, Hold, Limits, Mount, Revision, SecretFile, Source,
+    default_start_timeout,
 };
 pub use event::{Event, EventKind};
 pub use framework::{Framework, Prefix};

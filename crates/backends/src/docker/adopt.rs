@@ -9,7 +9,7 @@ use skep_model::InstanceId;
 
 use super::image::platform;
 use super::launching::runs;
-use super::order::{INSTALL, Labels};
+use super::order::{self, INSTALL, Labels};
 use super::{Inner, Instance, Life, blocking};
 
 impl Inner {
@@ -54,7 +54,9 @@ impl Inner {
     /// Every container of this installation, in any state.
     pub(super) async fn list(&self, install: &str) -> Result<Vec<Document>, BackendError> {
         let label = format!("{INSTALL}={install}");
-        self.engine.list_containers(&[("label", &label)]).await.map_err(|e| platform(&e))
+        let mut listed = self.engine.list_containers(&[("label", &label)]).await.map_err(|e| platform(&e))?;
+        listed.retain(order::is_named);
+        Ok(listed)
     }
 
     async fn adopt_one(&self, container: &str, labels: Labels) -> Result<Option<Adopted>, BackendError> {

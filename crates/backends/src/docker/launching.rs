@@ -1,7 +1,6 @@
 //! From the order for an instance to a container that can be dialled.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,9 +15,7 @@ use skep_model::{AppSpec, Image, InstanceId};
 use super::image::platform;
 use super::order::{self, Labels, Plan};
 use super::{DialBy, Inner, Instance, Life, app_error, blocking, now_ms};
-
-/// Bytes of a secret.
-const MAX_SECRET: u64 = 64 * 1024;
+use crate::secret;
 
 impl Inner {
     /// Launches an instance. Whatever of it was made is removed when that fails.
@@ -235,16 +232,8 @@ fn lay_out_secrets(
     spec: &AppSpec,
 ) -> Result<BTreeMap<String, PathBuf>, BackendError> {
     let mut files = BTreeMap::new();
-    for (name, path) in &spec.secrets {
-        let wrong = |e: &dyn std::fmt::Display| {
-            app_error(format!("the secret `{name}` cannot be read from {}: {e}", path.display()))
-        };
-        let mut value = Vec::new();
-        let file = std::fs::File::open(path).map_err(|e| wrong(&e))?;
-        file.take(MAX_SECRET + 1).read_to_end(&mut value).map_err(|e| wrong(&e))?;
-        if value.len() as u64 > MAX_SECRET {
-            return Err(wrong(&"it is longer than 64 KiB"));
-        }
+    for (name, file) in &spec.secrets {
+        let value = secret::read(name, file)?;
         let laid = notes.put_secret(id, name, &value);
         let laid =
             laid.map_err(|e| BackendError::Platform(format!("the secret `{name}` cannot be laid out: {e}")))?;

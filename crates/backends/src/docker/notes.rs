@@ -3,9 +3,9 @@
 //! Seats and readiness while it lives, its secrets for its container to read, its last words once it has ended. Folders of
 //! ended instances are kept for their logs, a few per app.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -78,8 +78,10 @@ impl Notes {
         let dir = self.of(id).join(SECRETS);
         folder(&dir)?;
         let path = dir.join(name);
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o444).open(&path)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         file.write_all(value)?;
+        // Whatever the umask takes away from a new file, or an earlier attempt left.
+        file.set_permissions(Permissions::from_mode(0o444))?;
         Ok(path)
     }
 
@@ -167,7 +169,6 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn report() -> ExitReport {
         ExitReport {
@@ -194,6 +195,9 @@ mod tests {
         let secret = notes.put_secret(&id, "KEY", b"s3cret").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&secret), mode(secret.parent().unwrap())), (0o444, 0o700));
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        notes.put_secret(&id, "KEY", b"other").unwrap();
+        assert_eq!((mode(&secret), fs::read(&secret).unwrap()), (0o444, b"other".to_vec()));
         assert_eq!((notes.seats(&id), notes.ready_ms(&id)), (vec![SeatId(7)], Some(1234)));
         assert_eq!((notes.log(&id), notes.exit(&id)), (None, None));
         notes.settle(&id, &["one".to_owned(), "last".to_owned()], &report()).unwrap();

@@ -45,9 +45,12 @@ pub(super) struct Labels {
 impl Labels {
     /// `None`: not ours, or of a version that writes them differently.
     pub(super) fn of(container: &Document) -> Option<Self> {
+        if !is_named(container) {
+            return None;
+        }
         let owner = match container.label(OWNER) {
+            None | Some("") => None,
             Some(owner) => Some(serde_json::from_str(owner).ok()?),
-            None => None,
         };
         Some(Self {
             install: container.label(INSTALL)?.to_owned(),
@@ -61,6 +64,7 @@ impl Labels {
         })
     }
 
+    /// All of them, even those that say nothing: what is not written here shows through from the image.
     fn write(&self) -> Value {
         let mut labels = Map::new();
         let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value.into());
@@ -71,12 +75,9 @@ impl Labels {
         put(STARTED, self.started_at_ms.to_string());
         put(PORT, self.port.to_string());
         put(NETWORK, self.network.clone());
-        if let Some(owner) = self.owner.as_ref().and_then(|owner| serde_json::to_string(owner).ok()) {
-            put(OWNER, owner);
-        }
-        if let Some(bytes) = self.memory_limit {
-            put(MEMORY, bytes.to_string());
-        }
+        let owner = self.owner.as_ref().and_then(|owner| serde_json::to_string(owner).ok());
+        put(OWNER, owner.unwrap_or_default());
+        put(MEMORY, self.memory_limit.map(|bytes| bytes.to_string()).unwrap_or_default());
         Value::Object(labels)
     }
 }
@@ -84,6 +85,17 @@ impl Labels {
 /// The name of an instance's container.
 pub(super) fn name(id: &InstanceId) -> String {
     format!("skep-{id}")
+}
+
+/// Whether a container, listed or inspected, is called as the instance its labels name is. Whoever runs an image made of an
+/// instance gets its labels, but not its name.
+pub(super) fn is_named(container: &Document) -> bool {
+    let Some(id) = container.label(INSTANCE) else { return false };
+    let expected = format!("/skep-{id}");
+    match container.at("/Names").and_then(Value::as_array) {
+        Some(names) => names.iter().any(|name| name.as_str() == Some(&expected)),
+        None => container.text("/Name") == Some(&expected),
+    }
 }
 
 /// The image an app is published from, and its name taken apart.
@@ -257,11 +269,39 @@ mod tests {
         let order = order(Image::new("team/app:1"));
         let labels = labels(&order);
         let made = made(&order, false);
-        assert_eq!(Labels::of(&Document::new(made.clone())), Some(labels.clone()));
-        assert_eq!(Labels::of(&Document::new(json!({ "Config": made }))), Some(labels));
+        let name = format!("/{}", name(&order.id));
+        let listed = |made: &Value, names: &[&str]| {
+            Labels::of(&Document::new(json!({ "Labels": made["Labels"], "Names": names })))
+        };
+        assert_eq!(listed(&made, &[&name]), Some(labels.clone()));
+        assert_eq!(listed(&made, &["/other/alias", &name]), Some(labels.clone()));
+        let inspected = json!({ "Config": made, "Name": name });
+        assert_eq!(Labels::of(&Document::new(inspected)), Some(labels));
+        for copied in [&["/pensive_hopper"][..], &[]] {
+            assert_eq!(listed(&made, copied), None, "run from an image made of an instance");
+        }
         let mut foreign = made;
         foreign["Labels"]["skep.revision"] = "newer".into();
-        assert_eq!(Labels::of(&Document::new(foreign)), None);
+        assert_eq!(listed(&foreign, &[&name]), None);
+    }
+
+    #[test]
+    fn labels_of_an_image_do_not_show_through() {
+        let mut order = order(Image::new("team/app"));
+        order.owner = None;
+        let made = made(&order, false);
+        let mut labels = made["Labels"].as_object().unwrap().clone();
+        for name in [INSTALL, INSTANCE, APP, REVISION, OWNER, STARTED, PORT, NETWORK, MEMORY] {
+            assert!(labels.contains_key(name), "{name}");
+        }
+        assert_eq!((&labels[OWNER], &labels[MEMORY]), (&json!(""), &json!("")));
+        let read = |labels: &Map<String, Value>| {
+            let name = format!("/{}", name(&order.id));
+            Labels::of(&Document::new(json!({ "Labels": labels, "Name": name }))).unwrap()
+        };
+        assert_eq!((read(&labels).owner, read(&labels).memory_limit), (None, None));
+        labels.remove(OWNER);
+        assert_eq!(read(&labels).owner, None, "as earlier versions wrote it");
     }
 
     #[test]

@@ -2,21 +2,17 @@
 //!
 //! Runs on a blocking thread. Everything that can be found wrong before anything is started is found here, and said.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use skep_launch::{BackendError, LaunchOrder};
-use skep_model::{AppSpec, Framework, Principal, Source};
+use skep_model::{AppSpec, Framework, Principal, SecretFile, Source};
 
 use super::environment::find_program;
 use super::place::Paths;
 use super::user::{self, User};
 use super::{Inner, protocol};
 use crate::framework::{self, Endpoint, Recipe, Site, StopSignal, Tool, Wanted};
-
-/// Bytes of a secret.
-const MAX_SECRET: u64 = 64 * 1024;
+use crate::secret;
 
 /// What is known of the app before anything of the instance exists.
 pub(super) struct App {
@@ -172,21 +168,16 @@ fn base_environment(user: &User, path: String) -> Vec<(String, String)> {
 
 /// Reads each secret from its file. One line end at the file's end is not part of it.
 fn secrets(spec: &AppSpec) -> Result<Vec<(String, String)>, BackendError> {
-    let read = |name: &String, path: &PathBuf| -> Result<(String, String), BackendError> {
-        let said = |e: &dyn std::fmt::Display| {
-            app_error(format!("the secret `{name}` cannot be read from {}: {e}", path.display()))
-        };
-        let mut value = String::new();
-        let file = File::open(path).map_err(|e| said(&e))?;
-        let size = file.take(MAX_SECRET + 1).read_to_string(&mut value).map_err(|e| said(&e))?;
-        if size as u64 > MAX_SECRET {
-            return Err(said(&"it is longer than 64 KiB"));
-        }
+    let read = |(name, file): (&String, &SecretFile)| -> Result<(String, String), BackendError> {
+        let mut value = String::from_utf8(secret::read(name, file)?).map_err(|_| {
+            let path = file.path.display();
+            app_error(format!("the secret `{name}` cannot be read from {path}: it is not valid UTF-8"))
+        })?;
         let end = value.strip_suffix('\n').map_or(value.len(), |v| v.strip_suffix('\r').unwrap_or(v).len());
         value.truncate(end);
         Ok((name.clone(), value))
     };
-    spec.secrets.iter().map(|(name, path)| read(name, path)).collect()
+    spec.secrets.iter().map(read).collect()
 }
 
 pub(super) fn text(path: &Path) -> Result<String, BackendError> {
@@ -209,9 +200,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut spec = test_spec("sales", Framework::Command);
         std::fs::write(dir.path().join("a"), "s3cret\r\n").unwrap();
-        spec.secrets.insert("A".to_owned(), dir.path().join("a"));
+        spec.secrets.insert("A".to_owned(), dir.path().join("a").into());
         assert_eq!(secrets(&spec).unwrap(), [("A".to_owned(), "s3cret".to_owned())]);
-        spec.secrets.insert("B".to_owned(), dir.path().join("b"));
+        spec.secrets.insert("B".to_owned(), dir.path().join("b").into());
         let said = secrets(&spec).unwrap_err().to_string();
         assert!(said.contains("`B`") && said.contains("No such file"), "{said}");
     }

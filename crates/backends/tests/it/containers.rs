@@ -399,7 +399,7 @@ async fn secrets_are_files_and_the_rest_may_be_read_only() {
     image.mounts =
         vec![BindMount { source: data.display().to_string(), target: "/data".to_owned(), read_only: true }];
     let mut app = spec(image, "");
-    app.secrets.insert("KEY".to_owned(), key);
+    app.secrets.insert("KEY".to_owned(), key.into());
     let (id, launched) = harbour.launch(app).await;
     let launched = launched.unwrap();
     let (_, env) = get(&launched, "/cgi-bin/env").await;

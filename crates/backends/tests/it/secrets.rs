@@ -13,7 +13,7 @@ fn with_secret(stage: &Stage) -> AppSpec {
     let file = stage.dir.path().join("token");
     std::fs::write(&file, format!("{SECRET}\n")).unwrap();
     let mut spec = stage.server();
-    spec.secrets.insert("TOKEN".to_owned(), file);
+    spec.secrets.insert("TOKEN".to_owned(), file.into());
     spec
 }
 

@@ -4,10 +4,10 @@
 //! ([`AppKeys::over`]) and only the last step ([`super::settle`]) fills the gaps.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use skep_model::{BackendKind, Framework, Hold, Prefix};
+use skep_model::{BackendKind, Framework, Hold, Prefix, SecretFile};
 use toml::de::DeValue;
 
 use super::container_keys::ContainerKeys;
@@ -26,7 +26,7 @@ pub(crate) struct AppKeys {
     pub(crate) backend: Option<Placed<BackendKind>>,
     pub(crate) container: ContainerKeys,
     pub(crate) env: BTreeMap<String, String>,
-    pub(crate) secrets: BTreeMap<String, PathBuf>,
+    pub(crate) secrets: BTreeMap<String, SecretFile>,
     pub(crate) secrets_at: Option<Placed<()>>,
     pub(crate) seats: Option<u32>,
     pub(crate) min_seats: Option<Placed<u32>>,
@@ -100,7 +100,7 @@ impl AppKeys {
         if !files.is_empty() {
             self.secrets_at = section.placed("secrets", "", |_| Ok(()));
         }
-        self.secrets = files.into_iter().map(|(name, file)| (name, base.join(file))).collect();
+        self.secrets = files.into_iter().map(|(name, file)| (name, base.join(file).into())).collect();
     }
 
     fn read_tables(&mut self, section: &mut Section<'_, '_>) {

@@ -7,6 +7,8 @@ use skep_model::{BindMount, Image, Pull};
 use super::document::{Placed, Section, read_texts};
 use super::problem::Problem;
 
+const ENGINE: &str = "whoever has the engine's socket has the whole machine";
+
 /// One layer of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ContainerKeys {
@@ -84,6 +86,14 @@ impl ContainerKeys {
         }
     }
 
+    /// What mounts the engine's socket, when that is another than the usual ones, or a folder that holds it.
+    pub(crate) fn showing(&self, socket: Option<&Path>) -> Option<Problem> {
+        let (mounts, socket) = (self.mounts.as_ref()?, socket?);
+        let shown = mounts.value.iter().find(|mount| shows(&mount.source, socket))?;
+        let mend = "mount less of this machine";
+        Some(mounts.problem(format!("holds \"{}\": {ENGINE}", shown.source), mend))
+    }
+
     /// What only those may say who may do anything on this machine: it reaches out of the container.
     pub(crate) fn reaching_out(&self, because: &str) -> Option<Problem> {
         let mend = "set it in the server's config instead";
@@ -136,12 +146,18 @@ fn mount(text: &str, base: &Path) -> Result<BindMount, String> {
         }
         _ => return Err(format!("holds \"{text}\", whose first part is neither a path nor a volume's name")),
     };
-    let shows_engine =
-        ["/var/run/docker.sock", "/run/docker.sock"].iter().any(|s| Path::new(s).starts_with(&source));
-    if shows_engine || source.ends_with("docker.sock") {
-        return Err(format!("holds \"{text}\": whoever has the engine's socket has the whole machine"));
+    let usual = ["/var/run/docker.sock", "/run/docker.sock"];
+    if source.ends_with("docker.sock") || usual.iter().any(|socket| shows(&source, Path::new(socket))) {
+        return Err(format!("holds \"{text}\": {ENGINE}"));
     }
     Ok(BindMount { source, target: target.to_owned(), read_only })
+}
+
+/// Whether a mount of `source` holds `socket`, by their names or by where these lead now.
+fn shows(source: &str, socket: &Path) -> bool {
+    let source = Path::new(source);
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    source.is_absolute() && (socket.starts_with(source) || real(socket).starts_with(real(source)))
 }
 
 fn has_parent(path: &str) -> bool {
@@ -161,7 +177,7 @@ fn network(name: String) -> Result<String, String> {
 fn capability(text: &str) -> Result<String, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if matches!(name, "ALL" | "SYS_ADMIN" | "SYS_MODULE" | "SYS_RAWIO") {
+    if matches!(name, "ALL" | "DAC_READ_SEARCH" | "SYS_ADMIN" | "SYS_MODULE" | "SYS_RAWIO") {
         return Err(format!("holds \"{text}\", with which a container is none any more"));
     }
     let word = !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
@@ -200,6 +216,10 @@ mod tests {
             let socket = read(&format!("{shown}:/inside")).unwrap_err();
             assert!(socket.contains("the whole machine"), "{shown}: {socket}");
         }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("link")).unwrap();
+        let linked = read(&format!("{}:/inside", dir.path().join("link").display())).unwrap_err();
+        assert!(linked.contains("the whole machine"), "{linked}");
     }
 
     #[test]
@@ -208,7 +228,7 @@ mod tests {
         assert!(user("a:").is_err() && user("").is_err() && user("a b").is_err());
         assert!(network("host".to_owned()).is_err() && network("db_net".to_owned()).is_ok());
         assert_eq!(capability("cap_chown").as_deref(), Ok("CHOWN"));
-        for bad in ["ALL", "cap_sys_admin", "SYS_MODULE", "SYS_RAWIO", "x-y", ""] {
+        for bad in ["ALL", "cap_dac_read_search", "cap_sys_admin", "SYS_MODULE", "SYS_RAWIO", "x-y", ""] {
             assert!(capability(bad).is_err(), "{bad}");
         }
     }

@@ -36,8 +36,8 @@ pub(crate) struct Folder {
     wanted: Wanted,
     /// [`revision::of_files`]
     pub(crate) files: u64,
-    /// The user that owns the folder's `skep.toml`.
-    pub(crate) owner: Option<u32>,
+    /// The users that own the folder's `skep.toml`: the file that was read, and a link that stands for it.
+    owners: Vec<u32>,
     /// What is wrong with `skep.toml` now.
     pub(crate) broken: Option<Problems>,
     /// Whether there ever was a good state to fall back to.
@@ -79,7 +79,7 @@ impl Folder {
             detected: Err(NotRecognised("it is published from an image".to_owned())),
             wanted: Wanted::default(),
             files: 0,
-            owner: None,
+            owners: Vec::new(),
             broken: None,
             usable: true,
         }
@@ -89,6 +89,17 @@ impl Folder {
         !self.dir.as_os_str().is_empty()
     }
 
+    /// The user its `skep.toml` belongs to, when that is neither root nor Skep's own.
+    pub(crate) fn stranger(&self, euid: u32) -> Option<u32> {
+        self.owners.iter().copied().find(|owner| *owner != 0 && *owner != euid)
+    }
+
+    /// The same folder with nothing said in it.
+    fn unheard(&self) -> Self {
+        let nothing = Self::none();
+        Self { dir: self.dir.clone(), wanted: self.wanted, ..nothing }
+    }
+
     /// Whether it holds an app, or its `skep.toml` names the image of one.
     fn is_app(&self) -> bool {
         self.detected.is_ok() || self.keys.image.is_some()
@@ -96,6 +107,22 @@ impl Folder {
 }
 
 impl Found {
+    /// Of the apps the server's config publishes from an image, leaves out what a stranger's folder says that has the id of
+    /// one: it would say with what rights the administrator's image runs, and what in it.
+    pub(crate) fn refuse_strangers<'a>(&mut self, images: impl Iterator<Item = &'a AppId>, euid: u32) {
+        let images: BTreeSet<&AppId> = images.collect();
+        for app in self.apps.iter_mut().filter(|app| images.contains(&app.id)) {
+            let Some(owner) = app.folder.stranger(euid) else { continue };
+            let wrong = format!(
+                "is not heeded: it belongs to user {owner}, and the server's config publishes `{}` from an image",
+                app.id
+            );
+            let file = app.folder.dir.join(CONFIG_FILE);
+            self.refused.extend(Problems::one(file, wrong, "rename the folder, or remove the file").0);
+            app.folder = Arc::new(app.folder.unheard());
+        }
+    }
+
     /// Adds the apps the server's config publishes from an image, where no folder has their id.
     pub(crate) fn add_images<'a>(&mut self, ids: impl Iterator<Item = &'a AppId>) {
         for id in ids {
@@ -207,12 +234,16 @@ fn same(one: Wanted, other: Wanted) -> bool {
 /// Looks at one folder; `before` is what it was when its `skep.toml` was last good.
 fn look(dir: &Path, wanted: Wanted, before: Option<&Folder>) -> Folder {
     let file = dir.join(CONFIG_FILE);
-    let (keys, broken) = match read_config(&file) {
+    let mut owners: Vec<u32> = std::fs::symlink_metadata(&file).map(|meta| meta.uid()).into_iter().collect();
+    let (keys, broken) = match read_owned(&file) {
         Ok(None) => (AppKeys::default(), None),
-        Ok(Some(text)) => match own_keys(&file, &text) {
-            Ok(keys) => (keys, None),
-            Err(problems) => (AppKeys::default(), Some(problems)),
-        },
+        Ok(Some((text, owner))) => {
+            owners.push(owner);
+            match own_keys(&file, &text) {
+                Ok(keys) => (keys, None),
+                Err(problems) => (AppKeys::default(), Some(problems)),
+            }
+        }
         Err(problems) => (AppKeys::default(), Some(problems)),
     };
     if let (Some(problems), Some(before)) = (&broken, before.filter(|before| before.usable)) {
@@ -229,7 +260,7 @@ fn look(dir: &Path, wanted: Wanted, before: Option<&Folder>) -> Folder {
     Folder {
         dir: dir.to_owned(),
         files: revision::of_files(dir, names),
-        owner: std::fs::metadata(&file).ok().map(|meta| meta.uid()),
+        owners,
         usable: broken.is_none(),
         keys,
         detected,
@@ -240,6 +271,11 @@ fn look(dir: &Path, wanted: Wanted, before: Option<&Folder>) -> Folder {
 
 /// The text of a config file; `None` when there is none.
 pub(crate) fn read_config(file: &Path) -> Result<Option<String>, Problems> {
+    Ok(read_owned(file)?.map(|(text, _)| text))
+}
+
+/// The same, and the user whose file was read.
+fn read_owned(file: &Path) -> Result<Option<(String, u32)>, Problems> {
     let unreadable = |error: std::io::Error| {
         Problems::one(file, format!("cannot be read: {error}"), "check its permissions")
     };
@@ -248,12 +284,13 @@ pub(crate) fn read_config(file: &Path) -> Result<Option<String>, Problems> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
     };
+    let owner = opened.metadata().map_err(unreadable)?.uid();
     let mut text = String::new();
     match opened.take(CONFIG_AT_MOST + 1).read_to_string(&mut text) {
         Ok(length) if length as u64 > CONFIG_AT_MOST => {
             Err(Problems::one(file, "is larger than 1 MiB", "a config file is not that long"))
         }
-        Ok(_) => Ok(Some(text)),
+        Ok(_) => Ok(Some((text, owner))),
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             Err(Problems::one(file, "is not UTF-8 text", "save it as UTF-8"))
         }

@@ -37,12 +37,22 @@ impl DockerKeys {
         keys
     }
 
+    fn host(&self) -> Option<String> {
+        let variable = || std::env::var(HOST_VARIABLE).ok().filter(|value| !value.is_empty());
+        self.host.clone().or_else(variable)
+    }
+
+    /// The engine's socket, when another than the usual one is named.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        let address: Address = self.host()?.parse().ok()?;
+        address.socket().map(Path::to_owned)
+    }
+
     /// # Errors
     /// When the engine's address or a file for TLS cannot be used.
     pub(crate) fn config(&self, data_dir: PathBuf) -> Result<DockerConfig, BadAddress> {
         let mut config = DockerConfig::new(data_dir);
-        let variable = || std::env::var(HOST_VARIABLE).ok().filter(|value| !value.is_empty());
-        if let Some(host) = self.host.clone().or_else(variable) {
+        if let Some(host) = self.host() {
             config.address = host.parse()?;
         }
         if let Some(tls) = &self.tls {

@@ -130,7 +130,9 @@ impl Loader {
             })
             .collect();
         let mut found = self.scanner.scan(&sites, &overrides, dirty)?;
-        found.add_images(file.apps.iter().filter(|(_, keys)| keys.image.is_some()).map(|(id, _)| &id.value));
+        let images = || file.apps.iter().filter(|(_, keys)| keys.image.is_some()).map(|(id, _)| &id.value);
+        found.refuse_strangers(images(), self.euid);
+        found.add_images(images());
         refused.extend(found.refused.iter().cloned());
         let apps = self.settle_all(&file, &found, &mut refused);
         let config = Config {
@@ -172,6 +174,7 @@ impl Loader {
     ) -> Vec<Arc<AppSpec>> {
         let overrides: BTreeMap<&AppId, &AppKeys> =
             file.apps.iter().map(|(id, keys)| (&id.value, keys)).collect();
+        let socket = file.server.docker.socket();
         let mut apps = BTreeMap::new();
         for app in &found.apps {
             if let Some(broken) = &app.folder.broken {
@@ -181,7 +184,8 @@ impl Loader {
                 }
             }
             let before = self.last_apps.get(&app.id);
-            match settle::settle(app, &file.defaults, overrides.get(&app.id).copied(), self.euid) {
+            let above = overrides.get(&app.id).copied();
+            match settle::settle(app, &file.defaults, above, self.euid, socket.as_deref()) {
                 Ok(spec) => {
                     let kept = before.filter(|before| ***before == spec).cloned();
                     apps.insert(app.id.clone(), kept.unwrap_or_else(|| Arc::new(spec)));

@@ -5,6 +5,7 @@
 //! does not ask for a new process. It is the same on every machine and in every version that computes it alike, because
 //! a restarted Skep compares it with what running instances were started as.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -49,10 +50,12 @@ pub(crate) fn of_files(dir: &Path, names: &[String]) -> u64 {
 pub(crate) fn of_spec(spec: &AppSpec, files: u64) -> Revision {
     let mut hash = Sha256::new();
     part(&mut hash, &files.to_be_bytes());
+    // What a file must be when it is opened does not make another instance.
+    let secrets: BTreeMap<_, _> = spec.secrets.iter().map(|(name, file)| (name, &file.path)).collect();
     part(&mut hash, spec.framework.name().as_bytes());
     part(&mut hash, spec.mount.as_str().as_bytes());
     part(&mut hash, format!("{:?}", (spec.prefix, &spec.source, spec.backend)).as_bytes());
-    part(&mut hash, format!("{:?}", (&spec.command, &spec.env, &spec.secrets)).as_bytes());
+    part(&mut hash, format!("{:?}", (&spec.command, &spec.env, secrets)).as_bytes());
     part(&mut hash, format!("{:?}", (spec.per_user, spec.limits, &spec.run_as)).as_bytes());
     Revision(first_eight(hash))
 }

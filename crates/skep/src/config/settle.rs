@@ -6,8 +6,8 @@ use std::time::Duration;
 use skep_backends::framework::{self, NotRecognised};
 use skep_docker::Reference;
 use skep_model::{
-    Access, AppId, AppSpec, BackendKind, Framework, Health, Hold, Limits, Mount, Prefix, Revision, Source,
-    default_start_timeout,
+    Access, AppId, AppSpec, BackendKind, Bound, Framework, Health, Hold, Limits, Mount, Prefix, Revision,
+    Source, default_start_timeout,
 };
 
 use super::app_keys::AppKeys;
@@ -25,6 +25,8 @@ const DEFAULT_MAX_WAITING: u32 = 500;
 /// Lays the layers over each other and fills the gaps: framework traits < `[defaults]` < the folder's `skep.toml` <
 /// `[apps.<id>]`.
 ///
+/// `socket` is the engine's, as configured.
+///
 /// # Errors
 /// What makes the app impossible to publish.
 pub(crate) fn settle(
@@ -32,10 +34,14 @@ pub(crate) fn settle(
     defaults: &AppKeys,
     overrides: Option<&AppKeys>,
     euid: u32,
+    socket: Option<&Path>,
 ) -> Result<AppSpec, Problem> {
     let folder = &*found.folder;
-    check_owner(folder, euid)?;
-    let keys = overrides.cloned().unwrap_or_default().over(folder.keys.clone()).over(defaults.clone());
+    let own = own_keys(folder, euid)?;
+    let keys = overrides.cloned().unwrap_or_default().over(own).over(defaults.clone());
+    if let Some(problem) = keys.container.showing(socket) {
+        return Err(problem);
+    }
     let Origin { framework, source, backend, title } = match &keys.image {
         Some(image) => {
             let own = overrides.into_iter().chain([&folder.keys]);
@@ -180,35 +186,50 @@ fn check_image<'a>(
     Ok(())
 }
 
-/// Whoever may write into an app's folder does not thereby become another user, nor read files with Skep's rights: in a
-/// `skep.toml` of somebody else than root and Skep's own user, `run_as` is refused and `secrets` may name only files in
-/// the folder; nor may its containers be given folders, networks or capabilities.
-fn check_owner(folder: &Folder, euid: u32) -> Result<(), Problem> {
-    let Some(owner) = folder.owner.filter(|owner| *owner != 0 && *owner != euid) else { return Ok(()) };
-    if let Some(run_as) = &folder.keys.run_as {
+/// The folder's keys, as far as they may be heeded. Whoever may write into an app's folder does not thereby become another
+/// user, nor read files with Skep's rights: in a `skep.toml` of somebody else than root and Skep's own user, `run_as` is
+/// refused and `secrets` may name only that user's files in the folder, then as at each launch; nor may its containers be
+/// given folders, networks or capabilities.
+fn own_keys(folder: &Folder, euid: u32) -> Result<AppKeys, Problem> {
+    let mut keys = folder.keys.clone();
+    let Some(owner) = folder.stranger(euid) else { return Ok(keys) };
+    if let Some(run_as) = &keys.run_as {
         return Err(run_as.problem(
             format!("may not be set here: the file belongs to user {owner}, not to root or Skep's own user"),
             "set it in the server's config instead",
         ));
     }
     let because = format!("the file belongs to user {owner}, not to root or Skep's own user");
-    if let Some(problem) = folder.keys.container.reaching_out(&because) {
+    if let Some(problem) = keys.container.reaching_out(&because) {
         return Err(problem);
     }
-    let inside = |file: &Path| match (file.canonicalize(), folder.dir.canonicalize()) {
-        (Ok(file), Ok(dir)) => file.starts_with(dir),
-        _ => file.starts_with(&folder.dir) && !file.components().any(|part| part.as_os_str() == ".."),
+    let within = folder.dir.canonicalize().unwrap_or_else(|_| folder.dir.clone());
+    // What is not there yet is judged when it is.
+    let inside = |file: &Path| match file.canonicalize() {
+        Ok(file) => file.starts_with(&within),
+        Err(_) => file.starts_with(&folder.dir) && !file.components().any(|part| part.as_os_str() == ".."),
     };
-    match (&folder.keys.secrets_at, folder.keys.secrets.iter().find(|(_, file)| !inside(file))) {
-        (Some(placed), Some((name, file))) => Err(placed.problem(
-            format!(
-                "reads `{name}` from {}, outside the folder, but the file belongs to user {owner}",
-                file.display()
-            ),
-            "set it in the server's config instead",
-        )),
-        _ => Ok(()),
+    for (name, file) in &mut keys.secrets {
+        if !inside(&file.path) {
+            let path = file.path.display();
+            let wrong = format!(
+                "reads `{name}` from {path}, outside the folder, but the file belongs to user {owner}"
+            );
+            let mend = "set it in the server's config instead";
+            return Err(keys.secrets_at.as_ref().map_or_else(
+                || Problem {
+                    file: folder.dir.clone(),
+                    at: None,
+                    key: String::new(),
+                    wrong: wrong.clone(),
+                    mend: mend.to_owned(),
+                },
+                |placed| placed.problem(wrong.clone(), mend),
+            ));
+        }
+        file.bound = Some(Bound { within: within.clone(), owner });
     }
+    Ok(keys)
 }
 
 fn folder_problem(folder: &Folder, why: &NotRecognised) -> Problem {

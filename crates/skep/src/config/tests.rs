@@ -298,3 +298,84 @@ fn containers_of_somebody_elses_folder_reach_nothing_outside() {
         assert!(config.refused[0].to_string().contains("belongs to user 65534"), "{:?}", config.refused);
     }
 }
+
+#[test]
+fn a_strangers_folder_says_nothing_of_the_servers_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = "command = [\"theirs\"]\ncontainer.user = \"root\"\ncontainer.entrypoint = [\"sh\"]\naccess.anyone = true\n";
+    write(dir.path(), "apps/boxed/skep.toml", theirs);
+    write(dir.path(), "skep.toml", "[[sites]]\npath = \"apps\"\n[apps.boxed]\nimage = \"team/boxed\"\n");
+    let load = || Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All).unwrap();
+    let config = load();
+    assert_eq!(config.apps[0].command.as_deref(), Some(&["theirs".to_owned()][..]), "of a trusted owner");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let file = dir.path().join("apps/boxed/skep.toml");
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    // What is broken there does not keep the server's app from being published, either.
+    for text in [theirs, "command = [\n"] {
+        fs::write(&file, text).unwrap();
+        let config = load();
+        let app = &config.apps[0];
+        let skep_model::Source::Image(image) = &app.source else { panic!("{app:?}") };
+        assert_eq!((image.name.as_str(), &image.user, &image.entrypoint), ("team/boxed", &None, &None));
+        assert_eq!((&app.command, app.access.anyone, app.mount.as_str()), (&None, false, "/boxed/"));
+        let said = config.refused[0].to_string();
+        assert_eq!(config.refused.len(), 1, "{:?}", config.refused);
+        assert!(said.contains("boxed/skep.toml: is not heeded: it belongs to user 65534"), "{said}");
+        assert!(config.watched.apps.contains_key(&dir.path().join("apps/boxed")), "it may change hands");
+    }
+}
+
+#[test]
+fn secrets_of_somebody_elses_folder_are_bound_to_it_and_to_their_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "command = [\"x\"]\nsecrets = { K = \"./k\" }\n";
+    write(dir.path(), "own/skep.toml", text);
+    write(dir.path(), "server-key", "the server's");
+    assert_eq!(load(dir.path()).apps[0].secrets["K"].bound, None);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let file = dir.path().join("own/skep.toml");
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    let within = dir.path().join("own").canonicalize().unwrap();
+    let config = load(dir.path());
+    let bound = skep_model::Bound { within, owner: 65_534 };
+    assert_eq!(config.apps[0].secrets["K"].bound, Some(bound.clone()), "it need not be there yet");
+
+    // A link of theirs to a trusted file is theirs.
+    fs::rename(&file, dir.path().join("trusted.toml")).unwrap();
+    std::os::unix::fs::chown(dir.path().join("trusted.toml"), Some(0), None).unwrap();
+    std::os::unix::fs::symlink("../trusted.toml", &file).unwrap();
+    std::os::unix::fs::lchown(&file, Some(65_534), None).unwrap();
+    assert_eq!(load(dir.path()).apps[0].secrets["K"].bound, Some(bound));
+
+    std::os::unix::fs::symlink("../server-key", dir.path().join("own/k")).unwrap();
+    let config = load(dir.path());
+    assert!(config.apps.is_empty());
+    assert!(config.refused[0].to_string().contains("outside the folder"), "{:?}", config.refused);
+}
+
+#[test]
+fn the_configured_engines_socket_is_mounted_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounting = |source: &str| {
+        let place = dir.path().display();
+        let text = format!(
+            "[docker]\nhost = \"unix://{place}/engine/e.sock\"\n[apps.boxed]\nimage = \"x\"\n\
+             container.mounts = [\"{place}/{source}:/inside\"]\n"
+        );
+        write(dir.path(), "skep.toml", &text);
+        let mut loader = Loader::new(Some(dir.path().join("skep.toml")), Vec::new());
+        loader.load(&Dirty::All).unwrap().refused
+    };
+    write(dir.path(), "engine/e.sock", "");
+    std::os::unix::fs::symlink("engine", dir.path().join("link")).unwrap();
+    for shown in ["engine/e.sock", "engine", "link", "link/e.sock"] {
+        let refused = mounting(shown);
+        assert!(refused[0].to_string().contains("the whole machine"), "{shown}: {refused:?}");
+    }
+    assert!(mounting("other").is_empty());
+}
