@@ -342,8 +342,15 @@ async fn instances_outlive_the_server_and_are_adopted() {
     engine().kill_container(&format!("skep-{meanwhile}"), "KILL").await.unwrap();
     // Cut short between the order and the start.
     let install = std::fs::read_to_string(dir.path().join("data/docker/install")).unwrap();
-    let half = serde_json::json!({ "Image": "bb:1", "Labels": { "skep.install": install } });
-    let half = engine().create_container("half-made", &half).await.unwrap();
+    let cut_short = Harbour::order(web()).id;
+    let labels = serde_json::json!({ "skep.install": install, "skep.instance": cut_short });
+    let half = serde_json::json!({ "Image": "bb:1", "Labels": labels });
+    let half = engine().create_container(&format!("skep-{cut_short}"), &half).await.unwrap();
+    // Run by hand from an image made of an instance: its labels came along.
+    let labels = container(&id).await.unwrap().0.at("/Config/Labels").unwrap().clone();
+    let copy = serde_json::json!({ "Image": "bb:1", "Cmd": ["sleep", "600"], "Labels": labels });
+    let copy = engine().create_container(&format!("copy-of-{id}"), &copy).await.unwrap();
+    engine().start_container(&copy).await.unwrap();
 
     let (backend, events) = open(&dir, DialBy::Address);
     let mut adopted = backend.adopt().await.unwrap();
@@ -365,6 +372,9 @@ async fn instances_outlive_the_server_and_are_adopted() {
     let (ended, _) = harbour.exited().await;
     assert_eq!(ended, id);
     assert!(harbour.backend.adopt().await.unwrap().is_empty());
+    let left = engine().inspect_container(&copy).await.unwrap();
+    assert!(left.is_some_and(|copy| copy.state().running), "not ours, either");
+    engine().remove_container(&copy).await.unwrap();
     other.stop(&neighbour).await;
 }
 
