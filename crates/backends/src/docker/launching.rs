@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -95,7 +96,8 @@ impl Inner {
         for network in &image.networks {
             self.engine.connect_network(network, &container).await.map_err(|e| not_started(image, &e))?;
         }
-        self.engine.start_container(&container).await.map_err(|e| not_started(image, &e))?;
+        let started = unambiguous(|| self.engine.start_container(&container)).await;
+        started.map_err(|e| not_started(image, &e))?;
         let inspected = self.engine.inspect_container(&container).await.map_err(|e| platform(&e))?;
         let inspected =
             inspected.ok_or_else(|| app_error("its container was removed while it was started"))?;
@@ -112,7 +114,7 @@ impl Inner {
     /// Makes the container, or finds the one an earlier attempt at the same instance made.
     async fn create(&self, labels: &Labels, spec: &serde_json::Value) -> Result<String, BackendError> {
         let name = order::name(&labels.id);
-        match self.engine.create_container(&name, spec).await {
+        match unambiguous(|| self.engine.create_container(&name, spec)).await {
             Ok(id) => Ok(id),
             Err(error) if error.is_conflict() => {
                 let there = self.engine.inspect_container(&name).await.map_err(|e| platform(&e))?;
@@ -312,6 +314,22 @@ pub(super) fn runs(listed: &Document) -> bool {
     matches!(listed.text("/State"), Some("running" | "paused" | "restarting"))
 }
 
+/// While servers that start at once make their network, there are two of its name for a moment, and the engine, which looks
+/// it up by name even when told its id, takes neither.
+async fn unambiguous<T, F>(call: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut tries = 0;
+    loop {
+        match call().await {
+            Err(error) if tries < 20 && error.to_string().contains("is ambiguous") => tries += 1,
+            done => return done,
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,5 +355,22 @@ mod tests {
             matches!(said("write /x: no space left on device"), BackendError::Platform(t) if t.contains("full"))
         );
         assert!(matches!(said("driver failed programming external connectivity"), BackendError::Platform(_)));
+    }
+
+    #[tokio::test]
+    async fn two_networks_of_one_name_are_waited_out() {
+        let answer = |message: &str| {
+            let (call, message) = ("POST".to_owned(), message.to_owned());
+            Err::<(), _>(Error::Refused { call, status: 400, message })
+        };
+        let calls = std::cell::Cell::new(0);
+        let call = || {
+            calls.set(calls.get() + 1);
+            let ambiguous = answer("network skep is ambiguous (2 matches found on name)");
+            std::future::ready(if calls.get() < 3 { ambiguous } else { Ok(()) })
+        };
+        assert!(unambiguous(call).await.is_ok());
+        assert_eq!(calls.get(), 3);
+        assert!(unambiguous(|| std::future::ready(answer("no such image"))).await.is_err());
     }
 }
