@@ -84,6 +84,8 @@ pub struct LogOptions {
     pub follow: bool,
     /// The container has a terminal ([`Container::has_terminal`]).
     pub terminal: bool,
+    /// Each line begins with the time the engine took it (RFC 3339) and a space.
+    pub timestamps: bool,
 }
 
 /// One line a container wrote.
@@ -207,6 +209,7 @@ impl Engine {
             .query("stdout", "1")
             .query("stderr", "1")
             .query("follow", if options.follow { "1" } else { "0" })
+            .query("timestamps", if options.timestamps { "1" } else { "0" })
             .query("tail", &tail);
         let pieces = self.send(call).await?.pieces();
         let lines = Lines::new(options.terminal);

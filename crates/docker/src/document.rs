@@ -41,6 +41,13 @@ impl Document {
             .find_map(|labels| self.at(labels)?.as_object()?.get(name)?.as_str())
     }
 
+    /// Of `/info`: where the managers of the engine's Swarm listen, `host:port` each.
+    pub fn remote_managers(&self) -> Vec<&str> {
+        let managers = self.at("/Swarm/RemoteManagers").and_then(Value::as_array);
+        let addresses = managers.into_iter().flatten().filter_map(|manager| manager.get("Addr")?.as_str());
+        addresses.filter(|address| !address.is_empty()).collect()
+    }
+
     pub fn raw(&self) -> &Value {
         &self.0
     }
@@ -74,6 +81,11 @@ mod tests {
         assert_eq!(document.label("c"), None);
         assert_eq!(document.into_raw(), raw);
         assert_eq!(list(json!([1, {"Id": "y"}, null])).len(), 1);
+        let managers =
+            json!([{"Addr": "10.0.0.1:2377"}, {"NodeID": "b"}, {"Addr": ""}, {"Addr": "[::1]:2377"}]);
+        let info = Document::new(json!({"Swarm": {"RemoteManagers": managers}}));
+        assert_eq!(info.remote_managers(), ["10.0.0.1:2377", "[::1]:2377"]);
+        assert!(Document::new(json!({"Swarm": {"RemoteManagers": null}})).remote_managers().is_empty());
         assert!(list(json!({"message": "no list"})).is_empty());
     }
 }

@@ -60,6 +60,23 @@ impl Error {
     pub fn is_transport(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Late { .. } | Self::Broken { .. })
     }
+
+    /// Whether it says something of this manager of a Swarm, or of all of them for the moment, rather than of what was asked.
+    pub fn is_away(&self) -> bool {
+        if self.is_transport() || matches!(self, Self::Refused { status: 503, .. }) {
+            return true;
+        }
+        let Some(said) = self.message() else { return false };
+        let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        has(&[
+            "does not have a leader",
+            "not a swarm manager",
+            "code = Unavailable",
+            "code = DeadlineExceeded",
+            "context deadline exceeded",
+            "raft: ",
+        ])
+    }
 }
 
 fn mend_reach(reason: &std::io::Error) -> &'static str {

@@ -29,10 +29,16 @@ pub struct ExecOrder {
 /// A running program: what is written goes to its input, what is read is its output, untouched. Dropping it closes the
 /// connection; the program may go on.
 pub struct Exec {
-    id: String,
-    engine: Engine,
+    control: ExecControl,
     io: TokioIo<Upgraded>,
     _driver: AbortOnDropHandle<()>,
+}
+
+/// What is asked and told about a running program beside its input and output.
+#[derive(Clone)]
+pub struct ExecControl {
+    id: String,
+    engine: Engine,
 }
 
 impl Engine {
@@ -49,15 +55,32 @@ impl Engine {
             .header("upgrade", "tcp".to_owned())
             .json(&json!({ "Detach": false, "Tty": order.terminal }));
         let (upgraded, driver) = self.send(call).await?.upgraded().await?;
-        let exec = Exec { id, engine: self.clone(), io: TokioIo::new(upgraded), _driver: driver };
+        let control = ExecControl { id, engine: self.clone() };
         if let Some((columns, rows)) = order.size {
-            exec.resize(columns, rows).await?;
+            control.resize(columns, rows).await?;
         }
-        Ok(exec)
+        Ok(Exec { control, io: TokioIo::new(upgraded), _driver: driver })
     }
 }
 
 impl Exec {
+    /// Tells the program the size of its terminal.
+    pub async fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
+        self.control.resize(columns, rows).await
+    }
+
+    /// Its exit status; `None` while it runs.
+    pub async fn exit_code(&self) -> Result<Option<i64>, Error> {
+        self.control.exit_code().await
+    }
+
+    /// For whoever splits the program's input from its output.
+    pub fn control(&self) -> ExecControl {
+        self.control.clone()
+    }
+}
+
+impl ExecControl {
     /// Tells the program the size of its terminal.
     pub async fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
         let call = Call::post(format!("/exec/{}/resize", encode(&self.id)))

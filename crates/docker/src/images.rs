@@ -22,11 +22,23 @@ const ARCHIVE_DEADLINE: Duration = Duration::from_secs(3600);
 /// Bytes of one report.
 const REPORT_BYTES: usize = 1 << 20;
 
+/// The header with a login that nodes or engine fetch an image with.
+pub(crate) const LOGIN_HEADER: &str = "x-registry-auth";
+
 /// A login at a registry.
 #[derive(Clone)]
 pub struct Credentials {
     pub user: String,
     pub password: String,
+}
+
+impl Credentials {
+    /// What a call carries that has an image fetched with them.
+    pub(crate) fn header(&self, image: &Reference) -> String {
+        let Self { user, password } = self;
+        let login = json!({ "username": user, "password": password, "serveraddress": image.registry() });
+        URL_SAFE.encode(login.to_string())
+    }
 }
 
 /// How an image is built.
@@ -69,9 +81,8 @@ impl Engine {
             .query("fromImage", image.name())
             .query("tag", image.tag_or_digest())
             .within(REGISTRY_DEADLINE);
-        if let Some(Credentials { user, password }) = credentials {
-            let login = json!({ "username": user, "password": password, "serveraddress": image.registry() });
-            call = call.header("x-registry-auth", URL_SAFE.encode(login.to_string()));
+        if let Some(credentials) = credentials {
+            call = call.header(LOGIN_HEADER, credentials.header(image));
         }
         let pieces = self.send(call).await?.pieces();
         let mut progress = PullProgress::default();

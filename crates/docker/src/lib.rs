@@ -7,8 +7,10 @@
 //! Invariants: every path carries the negotiated version; every call has a deadline until its answer begins; what is read
 //! is bounded, whatever the engine sends; an error says what was asked of whom, what was answered and how to mend it.
 //!
-//! Absent on purpose: a model of Docker's objects, retries (except where a version index asks for one), credential
-//! helpers, and choosing between several managers of a Swarm.
+//! [`Managers`] asks whichever manager of a Swarm answers.
+//!
+//! Absent on purpose: a model of Docker's objects, retries (except where a version index asks for one, or another manager
+//! can be asked) and credential helpers.
 
 mod address;
 mod body;
@@ -21,6 +23,8 @@ mod exec;
 mod frames;
 mod images;
 mod json_lines;
+mod logs;
+mod managers;
 mod objects;
 mod progress;
 mod reference;
@@ -34,10 +38,12 @@ pub use containers::{Container, ContainerState, LogLine, LogOptions, StatsSample
 pub use document::Document;
 pub use error::Error;
 pub use events::{Event, Events};
-pub use exec::{Exec, ExecOrder};
+pub use exec::{Exec, ExecControl, ExecOrder};
 pub use frames::{Demux, Frame, NotFrames, Source};
 pub use images::{BuildOptions, Credentials};
 pub use json_lines::{BadLine, JsonLines};
+pub use logs::StampedLine;
+pub use managers::Managers;
 pub use objects::Kind;
 pub use progress::PullProgress;
 pub use reference::{BadReference, Reference};

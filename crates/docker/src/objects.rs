@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::call::{Call, encode};
 use crate::document::list;
-use crate::{Document, Engine, Error, Filters};
+use crate::images::LOGIN_HEADER;
+use crate::{Credentials, Document, Engine, Error, Filters, Reference};
 
 /// How often an update that others got in the way of is tried.
 const ATTEMPTS: usize = 5;
@@ -65,6 +66,20 @@ impl Engine {
         let made = Document(self.send(call).await?.json().await?);
         let name = if kind == Kind::Volume { made.text("/Name") } else { None };
         Ok(name.unwrap_or_else(|| made.id()).to_owned())
+    }
+
+    /// Makes a Swarm service, whose nodes fetch its image with this login. Answers its id.
+    pub async fn create_service(
+        &self,
+        spec: &Value,
+        image: &Reference,
+        login: Option<&Credentials>,
+    ) -> Result<String, Error> {
+        let mut call = Call::post("/services/create").json(spec);
+        if let Some(login) = login {
+            call = call.header(LOGIN_HEADER, login.header(image));
+        }
+        Ok(Document(self.send(call).await?.json().await?).id().to_owned())
     }
 
     /// Answers whether there was anything to remove.

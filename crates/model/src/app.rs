@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, Framework, Image, Prefix};
+use crate::{AppId, Choice, Framework, Icon, Image, InstanceName, Parameters, Prefix, Variant, fill_in};
 
 /// One published app, fully checked: defaults applied, paths absolute, nothing left to parse.
 ///
@@ -19,8 +20,9 @@ pub struct AppSpec {
     pub mount: Mount,
     pub title: String,
     pub description: String,
-    /// A file in the app's folder, relative to it, or a single emoji.
-    pub icon: Option<String>,
+    pub icon: Option<Icon>,
+    /// The part of the portal it is listed in.
+    pub section: Option<String>,
     pub framework: Framework,
     pub prefix: Prefix,
     pub source: Source,
@@ -28,7 +30,7 @@ pub struct AppSpec {
     /// Changes whenever new visitors must get a new instance.
     pub revision: Revision,
     /// Replaces the framework's own launch command. Holds the placeholders `{port}`, `{socket}`, `{base_path}`,
-    /// `{user}`, `{app}`, `{instance}` unexpanded.
+    /// `{user}`, `{groups}`, `{app}`, `{instance}` unexpanded.
     pub command: Option<Vec<String>>,
     /// Plain environment variables, with the same placeholders.
     pub env: BTreeMap<String, String>,
@@ -43,6 +45,12 @@ pub struct AppSpec {
     pub max_instances: u32,
     /// One instance per user: nobody shares.
     pub per_user: bool,
+    /// With `per_user`: how many of them one person may have at a time, each under a name of its own; at least 1.
+    pub max_instances_per_user: u32,
+    /// With `per_user`: a user's instance ends when they log out.
+    pub stop_on_logout: bool,
+    /// What their owner chooses before an instance starts; with `per_user` only.
+    pub parameters: Parameters,
     /// From the order to start until the first good answer. The building of the app's environment does not count.
     pub start_timeout: Duration,
     /// An instance nobody holds a seat on is stopped after this long.
@@ -61,6 +69,50 @@ pub struct AppSpec {
     /// The operating-system user instances run as. `None`: the user Skep runs as.
     pub run_as: Option<String>,
     pub hold: Hold,
+}
+
+impl AppSpec {
+    /// Where the URLs of an instance of this name begin: `/sales~north/` beside `/sales/`.
+    pub fn mount_of(&self, name: Option<&InstanceName>) -> Mount {
+        name.map_or_else(|| self.mount.clone(), |name| Mount(format!("{}{name}/", self.named_stem())))
+    }
+
+    /// What comes before the name: `/sales~`. An app at `/` is called by its id.
+    pub fn named_stem(&self) -> String {
+        let sign = InstanceName::SIGN;
+        match self.mount.base_path() {
+            "" => format!("/{}{sign}", self.id),
+            base => format!("{base}{sign}"),
+        }
+    }
+
+    /// What an instance of this variant is made from: an address of its own, and what was chosen for it.
+    pub fn of_variant(self: &Arc<Self>, variant: &Variant) -> Arc<Self> {
+        if variant.name.is_none() && variant.chosen.is_empty() {
+            return Arc::clone(self);
+        }
+        let mut spec = Self::clone(self);
+        spec.choose(&variant.chosen);
+        if let Some(name) = &variant.name {
+            spec.mount = self.mount_of(Some(name));
+            spec.title = format!("{} · {name}", self.title);
+            if spec.prefix == Prefix::Keep
+                && let Some(rest) = self.health.path.strip_prefix(self.mount.as_str())
+            {
+                spec.health.path = format!("{}{rest}", spec.mount);
+            }
+        }
+        Arc::new(spec)
+    }
+
+    fn choose(&mut self, chosen: &Choice) {
+        for text in self.command.iter_mut().flatten().chain(self.env.values_mut()) {
+            *text = fill_in(text, chosen);
+        }
+        if let Source::Image(image) = &mut self.source {
+            image.name = fill_in(&image.name, chosen);
+        }
+    }
 }
 
 /// A file a secret is read from.
@@ -99,6 +151,8 @@ pub enum Source {
     Folder { dir: PathBuf, entry: Option<String> },
     /// A container image.
     Image(Box<Image>),
+    /// A Swarm's service of this name. Its tasks are not ours to start or stop.
+    Service(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,7 +163,8 @@ pub enum BackendKind {
     Swarm,
 }
 
-/// The path an app is published under: `/` or `/<segment>/`, always with both slashes.
+/// The path something is published under, always with both slashes: `/` or `/<segment>/` for an app, a service of a Swarm may
+/// have one of several parts (`/team/shop/`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mount(String);
 
@@ -123,6 +178,22 @@ impl Mount {
     pub fn of(app: &AppId) -> Self {
         Self(format!("/{app}/"))
     }
+
+    /// `/<part>/<part>/…`, each part written as an id is; the slash at its end may be missing. `None`: it is no such path, or
+    /// has more than [`Mount::MOST_PARTS`].
+    pub fn of_path(path: &str) -> Option<Self> {
+        let inner = path.strip_prefix('/')?;
+        let inner = inner.strip_suffix('/').unwrap_or(inner);
+        if inner.is_empty() {
+            return (path == "/").then(Self::root);
+        }
+        let parts = inner.split('/');
+        let plain = parts.clone().all(|part| part.parse::<AppId>().is_ok());
+        (plain && parts.count() <= Self::MOST_PARTS).then(|| Self(format!("/{inner}/")))
+    }
+
+    /// Parts of a path, at most.
+    pub const MOST_PARTS: usize = 8;
 
     /// With the slash at its end: `/` or `/sales/`.
     pub fn as_str(&self) -> &str {

@@ -111,6 +111,11 @@ impl InstanceId {
         &self.app
     }
 
+    /// The random part alone.
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
     /// The random part alone, 16 hex digits: short enough for a Unix socket's path.
     pub fn short(&self) -> String {
         format!("{:016x}", self.nonce)
@@ -163,6 +168,75 @@ impl fmt::Debug for InstanceId {
     }
 }
 
+/// What somebody calls one of their instances of an app: `[a-z0-9][a-z0-9_-]*`, at most 32 bytes. In addresses it follows the
+/// app's id and a `~`, which neither can hold.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceName(Arc<str>);
+
+/// Why a text is no instance's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` cannot be an instance's name: use 1 to 32 of a-z, 0-9, `_` and `-`, starting with a letter or a digit (for example `north`)"
+)]
+pub struct BadName(pub String);
+
+impl InstanceName {
+    pub const MAX_LEN: usize = 32;
+    /// Stands between an app's id and the name.
+    pub const SIGN: char = '~';
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name another spelling makes, as somebody types it or another server allowed it: lower case, `-` for what cannot
+    /// stand in a name. `None`: nothing of it can.
+    pub fn of_text(text: &str) -> Option<Self> {
+        let id = AppId::of_name(text)?;
+        let short: String = id.as_str().chars().take(Self::MAX_LEN).collect();
+        short.trim_end_matches('-').parse().ok()
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        // As an id is written, only shorter.
+        match text.parse::<AppId>() {
+            Ok(id) if text.len() <= Self::MAX_LEN => Ok(Self(id.0)),
+            _ => Err(BadName(text.chars().take(80).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for InstanceName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        text.parse()
+    }
+}
+
+impl From<InstanceName> for String {
+    fn from(name: InstanceName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One visitor's place on an instance (or in the line for one). Random, 128 bits; travels only inside the sealed
 /// `skep-seat` cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -211,6 +285,22 @@ mod tests {
         for bad in ["", "_x", "-x", "Sales", "a b", "a/b", "é", "a.b", long.as_str()] {
             assert!(bad.parse::<AppId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_are_short_ids() {
+        for good in ["a", "north-2", "9", "a_b"] {
+            assert_eq!(good.parse::<InstanceName>().unwrap().as_str(), good);
+        }
+        let long = "a".repeat(33);
+        for bad in ["", "_x", "-x", "North", "a b", "a~b", "a/b", "a.b", "é", long.as_str()] {
+            assert!(bad.parse::<InstanceName>().is_err(), "{bad}");
+        }
+        let of = |text: &str| InstanceName::of_text(text).map(String::from);
+        assert_eq!(of("My Second.One").as_deref(), Some("my-second-one"));
+        assert_eq!(of(&"x".repeat(40)), Some("x".repeat(32)));
+        assert_eq!(of("_"), None);
+        assert_eq!(of("~"), None);
     }
 
     #[test]

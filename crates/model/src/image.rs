@@ -1,5 +1,7 @@
 //! What is published from a container image, and how its containers are made.
 
+use std::collections::BTreeMap;
+
 /// An image and what its containers get beyond what every instance has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -13,6 +15,14 @@ pub struct Image {
     /// `name`, `uid` or `uid:gid` inside the container. `None`: what the image says.
     pub user: Option<String>,
     pub mounts: Vec<BindMount>,
+    /// Of the volumes in `mounts`, those that are not the engine's own kind.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Put on the container besides Skep's own.
+    pub labels: BTreeMap<String, String>,
+    /// Of this machine.
+    pub gpus: Option<Gpus>,
+    /// Configs of the Swarm, as files.
+    pub configs: Vec<ConfigFile>,
     /// Networks joined besides Skep's own.
     pub networks: Vec<String>,
     /// Kernel capabilities given back to it; all are taken away.
@@ -21,6 +31,56 @@ pub struct Image {
     pub read_only: bool,
     /// A tiny first process that passes on signals and reaps. Off for images that bring their own.
     pub init: bool,
+    /// Which nodes of a Swarm run it.
+    pub placement: Placement,
+    /// What a node of a Swarm must have left for it.
+    pub reserve: Reserve,
+}
+
+/// Where a Swarm runs an app's instances.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// `node.labels.disk == ssd`: all of them hold.
+    pub constraints: Vec<String>,
+    /// `node.labels.rack`: spread over its values, the first matters most.
+    pub preferences: Vec<String>,
+}
+
+/// What is set aside for one instance. `None`: nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reserve {
+    /// Thousandths of a CPU.
+    pub cpu_millis: Option<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// How many of what nodes were told that they have (`node-generic-resources`): GPUs, licences.
+    pub resources: BTreeMap<String, u32>,
+}
+
+/// Where a volume's data is, when its engine does not keep it: on a file server for example.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Volume {
+    /// `local`, or the name of a plugin.
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+}
+
+/// The GPUs a container sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpus {
+    All,
+    Count(u32),
+    /// By index or UUID.
+    Devices(Vec<String>),
+}
+
+/// A config of the Swarm that is a file in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Its name in the Swarm.
+    pub name: String,
+    /// Absolute, inside.
+    pub target: String,
 }
 
 /// A folder, file or volume shown inside a container.
@@ -55,10 +115,16 @@ impl Image {
             entrypoint: None,
             user: None,
             mounts: Vec::new(),
+            volumes: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            gpus: None,
+            configs: Vec::new(),
             networks: Vec::new(),
             capabilities: Vec::new(),
             read_only: false,
             init: true,
+            placement: Placement::default(),
+            reserve: Reserve::default(),
         }
     }
 }

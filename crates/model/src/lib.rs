@@ -6,10 +6,14 @@
 mod app;
 mod event;
 mod framework;
+mod icon;
 mod ids;
 mod image;
+mod parameter;
+mod place;
 mod principal;
 mod secret;
+mod variant;
 
 pub use app::{
     Access, AppSpec, BackendKind, Bound, Health, Hold, Limits, Mount, Revision, SecretFile, Source,
@@ -17,7 +21,13 @@ pub use app::{
 };
 pub use event::{Event, EventKind};
 pub use framework::{Framework, Prefix};
-pub use ids::{AppId, BadId, BadInstanceId, GuestId, InstanceId, SeatId};
-pub use image::{BindMount, Image, Pull};
+pub use icon::{Icon, RemoteImage, names_image};
+pub use ids::{AppId, BadId, BadInstanceId, BadName, GuestId, InstanceId, InstanceName, SeatId};
+pub use image::{BindMount, ConfigFile, Gpus, Image, Placement, Pull, Reserve, Volume};
+pub use parameter::{
+    BadChoice, Choice, Parameter, ParameterSet, ParameterValue, Parameters, fill_in, named_in,
+};
+pub use place::{BadPlace, Place};
 pub use principal::{Principal, UserName};
 pub use secret::Secret;
+pub use variant::Variant;

@@ -62,9 +62,10 @@ impl fmt::Debug for UserName {
 }
 
 /// Who a request comes from, once admitted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Principal {
     /// No login is configured, or the app is open to anyone and nobody is logged in.
+    #[default]
     Anonymous,
     /// As `Anonymous`, told apart from others by a cookie of its own: for apps that run one instance per visitor.
     Guest(GuestId),

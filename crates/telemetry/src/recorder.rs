@@ -25,17 +25,14 @@ pub enum TelemetryError {
 /// # Errors
 /// When somebody else's recorder is there first.
 pub fn install() -> Result<Exposition, TelemetryError> {
-    static INSTALLED: OnceLock<Exposition> = OnceLock::new();
-    if let Some(exposition) = INSTALLED.get() {
-        return Ok(exposition.clone());
-    }
-    let registry = SharedRegistry::default();
-    let exposition = registry.exposition();
-    match metrics::set_global_recorder(registry) {
-        Ok(()) => Ok(INSTALLED.get_or_init(|| exposition).clone()),
-        // Two threads may come here at once; the loser takes the winner's.
-        Err(_) => INSTALLED.get().cloned().ok_or(TelemetryError::Foreign),
-    }
+    static INSTALLED: OnceLock<Option<Exposition>> = OnceLock::new();
+    // Two threads may come here at once; the second waits for the first.
+    let installed = INSTALLED.get_or_init(|| {
+        let registry = SharedRegistry::default();
+        let exposition = registry.exposition();
+        metrics::set_global_recorder(registry).ok().map(|()| exposition)
+    });
+    installed.clone().ok_or(TelemetryError::Foreign)
 }
 
 /// Creates the atomics of each series.

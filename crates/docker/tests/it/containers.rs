@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use std::sync::OnceLock;
+
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use skep_docker::{Address, Engine, Error, ExecOrder, Kind, LogOptions, Source};
@@ -11,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::daemon::{daemon, until};
 
 pub(crate) fn engine() -> Engine {
-    Engine::new(Address::unix(daemon().socket()))
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    // One for all: a new one asks for the engine's version first.
+    ENGINE.get_or_init(|| Engine::new(Address::unix(daemon().socket()))).clone()
 }
 
 fn shell(script: &str) -> Value {
@@ -33,7 +37,13 @@ async fn a_container_lives_and_ends() {
     assert!(engine.info().await.unwrap().number("/NCPU").unwrap() > 0);
 
     let mut events = engine.events(&[("container", "life"), ("type", "container")], None).await.unwrap();
-    let id = started(&engine, "life", &shell("trap 'exit 3' TERM; while :; do sleep 0.05; done")).await;
+    let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let id = started(&engine, "life", &shell(script)).await;
+    until("it knows what to do when it is told to end", async || {
+        let log = engine.container_logs(&id, LogOptions::default()).await.unwrap();
+        log.any(|line| std::future::ready(line.unwrap().text == "ready")).await.then_some(())
+    })
+    .await;
     let taken = engine.create_container("life", &shell("true")).await.unwrap_err();
     assert!(taken.is_conflict(), "{taken}");
     let running = engine.inspect_container("life").await.unwrap().unwrap();
@@ -45,7 +55,7 @@ async fn a_container_lives_and_ends() {
 
     assert!(engine.stop_container(&id, Duration::from_secs(10)).await.unwrap());
     assert!(!engine.stop_container(&id, Duration::from_secs(10)).await.unwrap());
-    assert_eq!(engine.wait_container(&id, Duration::from_secs(5)).await.unwrap(), 3);
+    assert_eq!(engine.wait_container(&id, Duration::from_secs(60)).await.unwrap(), 3);
     let ended = engine.inspect_container(&id).await.unwrap().unwrap().state();
     assert_eq!((ended.running, ended.exit_code, ended.status.as_str()), (false, Some(3), "exited"));
     assert!(engine.remove_container(&id).await.unwrap());
@@ -54,7 +64,7 @@ async fn a_container_lives_and_ends() {
 
     let mut seen = BTreeSet::new();
     while !seen.contains("destroy") {
-        let event = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap();
         let event = event.unwrap().unwrap();
         assert_eq!((event.kind(), event.actor()), ("container", id.as_str()));
         assert!(event.time_nano() > 0);
@@ -74,11 +84,23 @@ async fn what_it_wrote_comes_back_line_by_line() {
     let out = |lines: &[skep_docker::LogLine], source| -> Vec<String> {
         lines.iter().filter(|line| line.source == source).map(|line| line.text.clone()).collect()
     };
-    // An engine may end the stream of a container that has just ended before its last piece.
-    let followed = read(LogOptions { follow: true, ..LogOptions::default() }).await;
+    // An engine may end the stream of a container that has just ended before what it wrote last.
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let to_its_end = async {
+        let log = engine.container_log_to_its_end(&id, follow).await.unwrap();
+        log.map(|line| line.unwrap()).collect::<Vec<_>>().await
+    };
+    let (followed, told) = futures_util::future::join(read(follow), to_its_end).await;
+    let words = |source| -> Vec<&str> {
+        told.iter().filter(|line| line.source == source).map(|line| line.text.as_str()).collect()
+    };
+    assert_eq!(words(Source::Stdout), ["one", "café late", "end"]);
+    assert_eq!(words(Source::Stderr), ["two"]);
+    assert!(told.iter().all(|line| line.time.starts_with("20")), "{told:?}");
     let stdout = out(&followed, Source::Stdout);
-    assert!(stdout == ["one", "café late"] || stdout == ["one", "café late", "end"], "{stdout:?}");
-    engine.wait_container(&id, Duration::from_secs(10)).await.unwrap();
+    let all = ["one", "café late", "end"];
+    assert!((1..=3).any(|count| stdout == all[..count]), "{stdout:?}");
+    engine.wait_container(&id, Duration::from_secs(60)).await.unwrap();
     let whole = read(LogOptions::default()).await;
     assert_eq!(out(&whole, Source::Stdout), ["one", "café late", "end"]);
     assert_eq!(out(&whole, Source::Stderr), ["two"]);
@@ -96,14 +118,14 @@ async fn use_is_measured_and_the_end_of_the_stream_is_seen() {
     let id = started(&engine, "used", &shell("while :; do :; done")).await;
     {
         let mut samples = Box::pin(engine.container_stats(&id).await.unwrap());
-        let sample = tokio::time::timeout(Duration::from_secs(20), samples.next()).await.unwrap();
+        let sample = tokio::time::timeout(Duration::from_secs(60), samples.next()).await.unwrap();
         let sample = sample.unwrap().unwrap();
         assert!(sample.cpu_seconds > 0.0 && sample.memory_bytes > 0 && sample.processes >= 1, "{sample:?}");
         engine.kill_container(&id, "SIGKILL").await.unwrap();
-        assert_eq!(engine.wait_container(&id, Duration::from_secs(10)).await.unwrap(), 137);
+        assert_eq!(engine.wait_container(&id, Duration::from_secs(60)).await.unwrap(), 137);
         engine.remove_container(&id).await.unwrap();
         let rest = async { while samples.next().await.is_some_and(|sample| sample.is_ok()) {} };
-        tokio::time::timeout(Duration::from_secs(20), rest).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), rest).await.unwrap();
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-const START_WITHIN: Duration = Duration::from_secs(60);
+const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// Starts the engine, says its process id, waits for the end of its input, and clears up.
 const KEEPER: &str = r#"
@@ -64,8 +64,18 @@ pub(crate) fn daemon() -> &'static Daemon {
 }
 
 impl Daemon {
-    /// Starts an engine with more flags, made from its folder.
+    /// Starts an engine with more flags, made from its folder. As a node of a Swarm it asks no registry for what it has.
     pub(crate) fn start(flags: impl Fn(&Path) -> Vec<String>) -> Self {
+        Self::start_with(flags, "1")
+    }
+
+    /// One that asks registries, as engines do.
+    #[allow(dead_code)] // Not each of the crates that share this file has such a test.
+    pub(crate) fn start_asking() -> Self {
+        Self::start_with(|_| Vec::new(), "")
+    }
+
+    fn start_with(flags: impl Fn(&Path) -> Vec<String>, offline: &str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests start a Docker Engine of their own, which needs root: run `sudo make test`"
@@ -77,7 +87,7 @@ impl Daemon {
             .arg(&dir)
             .arg(group)
             .args(flags(&dir))
-            .env("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")
+            .env("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", offline)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -237,7 +247,7 @@ impl Daemon {
 
 /// Waits for a condition.
 pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         if let Some(found) = check().await {
             return found;

@@ -20,6 +20,8 @@ struct Content {
     config_digest: String,
     layer_digest: String,
     login: Option<String>,
+    /// After each part of a large body.
+    pause: Duration,
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -51,7 +53,12 @@ fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
 
 impl Registry {
     /// Serves `team/app:1` until the process ends; call in the engine's network. `login`: `Basic …` that is asked for.
+    #[allow(dead_code)] // Not each of the crates that share this file has such a test.
     pub(crate) fn start(login: Option<&str>) -> Self {
+        Self::serve(login, Duration::from_millis(40))
+    }
+
+    fn serve(login: Option<&str>, pause: Duration) -> Self {
         let mut state = 0x9e37_79b9_u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;
@@ -76,7 +83,8 @@ impl Registry {
         )
         .into_bytes();
         let login = login.map(str::to_owned);
-        let content = Arc::new(Content { config, layer, manifest, config_digest, layer_digest, login });
+        let content =
+            Arc::new(Content { config, layer, manifest, config_digest, layer_digest, login, pause });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -87,6 +95,12 @@ impl Registry {
         });
         Self { port }
     }
+}
+
+/// Where a test is to see more than the end of it.
+#[allow(dead_code)] // Not each of the crates that share this file has such a test.
+pub(crate) fn slow() -> Registry {
+    Registry::serve(None, Duration::from_millis(250))
 }
 
 fn answer(stream: &TcpStream, content: &Content) -> Option<()> {
@@ -144,7 +158,7 @@ fn answer(stream: &TcpStream, content: &Content) -> Option<()> {
     for part in body.chunks(512 * 1024) {
         out.write_all(part).ok()?;
         if body.len() > part.len() {
-            std::thread::sleep(Duration::from_millis(40));
+            std::thread::sleep(content.pause);
         }
     }
     Some(())
