@@ -1,17 +1,13 @@
 //! Reading a secret from its file, for either backend.
 //!
-//! What is checked is the file that was opened, not its path: whoever may write an app's folder may put a link in it at any
-//! time. Nothing is opened for reading before it is known to be a regular file: opening a device or a pipe may do more than
-//! open it.
+//! Whoever may write an app's folder may put a link in it at any time: `found_file` sees to that.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
 
 use skep_launch::BackendError;
 use skep_model::{Bound, SecretFile};
+
+use crate::found_file::{self, Unread};
 
 /// Bytes of a secret.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -26,16 +22,8 @@ pub(crate) fn read(name: &str, file: &SecretFile) -> Result<Vec<u8>, BackendErro
 }
 
 fn contents(file: &SecretFile) -> Result<Vec<u8>, String> {
-    let said = |error: std::io::Error| error.to_string();
-    // A handle on the place only; links are followed here, once.
-    let found = File::options().read(true).custom_flags(libc::O_PATH).open(&file.path).map_err(said)?;
-    let meta = found.metadata().map_err(said)?;
-    if !meta.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
-    let handle = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    if let Some(Bound { within, owner }) = &file.bound {
-        let place = handle.read_link().map_err(said)?;
+    let read = found_file::read(&file.path, MAX_SECRET, |meta, place| {
+        let Some(Bound { within, owner }) = &file.bound else { return Ok(()) };
         if !place.starts_with(within) {
             return Err(format!(
                 "that is outside {}, and the `skep.toml` that names it belongs to user {owner}; set it in the \
@@ -50,14 +38,12 @@ fn contents(file: &SecretFile) -> Result<Vec<u8>, String> {
                 meta.uid()
             ));
         }
-    }
-    let mut value = Vec::new();
-    let opened = File::open(&handle).map_err(said)?;
-    opened.take(MAX_SECRET + 1).read_to_end(&mut value).map_err(said)?;
-    if value.len() as u64 > MAX_SECRET {
-        return Err("it is longer than 64 KiB".to_owned());
-    }
-    Ok(value)
+        Ok(())
+    });
+    read.map_err(|unread| match unread {
+        Unread::TooLong(_) => "it is longer than 64 KiB".to_owned(),
+        unread => unread.to_string(),
+    })
 }
 
 #[cfg(test)]

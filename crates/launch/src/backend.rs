@@ -11,8 +11,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use skep_model::{AppSpec, BackendKind, InstanceId, Principal, Revision};
+use skep_model::{AppSpec, BackendKind, InstanceId, Principal, Revision, Variant};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 
 /// Runs instances.
 pub trait Backend: Send + Sync + 'static {
@@ -53,6 +54,15 @@ pub trait Backend: Send + Sync + 'static {
         query: LogQuery,
     ) -> BoxFuture<'a, Result<BoxStream<'static, String>, BackendError>>;
 
+    /// Runs a further program beside the app, where the instance is.
+    fn exec<'a>(
+        &'a self,
+        _id: &'a InstanceId,
+        _order: ExecOrder,
+    ) -> BoxFuture<'a, Result<Execution, BackendError>> {
+        Box::pin(async { Err(BackendError::Unknown) })
+    }
+
     /// What an instance uses now. `None` when it is gone or cannot be measured.
     fn stats<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Option<Stats>>;
 }
@@ -61,9 +71,12 @@ pub trait Backend: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct LaunchOrder {
     pub id: InstanceId,
+    /// The variant's: with its address.
     pub spec: Arc<AppSpec>,
     /// For whom, when the app runs one instance per user.
     pub owner: Option<Principal>,
+    /// Which of theirs.
+    pub variant: Variant,
 }
 
 /// An instance that can be dialled (it need not answer yet: the driver probes).
@@ -89,6 +102,7 @@ pub struct Adopted {
     pub launched: Launched,
     pub revision: Revision,
     pub owner: Option<Principal>,
+    pub variant: Variant,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_at_ms: i64,
     /// Whether it had ever been ready.
@@ -102,12 +116,12 @@ pub struct Adopted {
 /// What backends report unasked, through the channel given to their constructor.
 #[derive(Debug, Clone)]
 pub enum BackendEvent {
-    /// The instance ended by itself.
+    /// The instance ended without being asked to.
     Exited { id: InstanceId, report: ExitReport },
 }
 
 /// How an instance ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExitReport {
     /// One sentence: `exited with status 1`, `killed by signal 9 (SIGKILL)`, `ran out of memory (limit 512 MiB)`.
     pub reason: String,
@@ -116,10 +130,24 @@ pub struct ExitReport {
     pub out_of_memory: bool,
     /// The last lines it wrote, oldest first; at most 50.
     pub last_lines: Vec<String>,
+    #[serde(default)]
+    pub ended_by: EndedBy,
+}
+
+/// Whose doing it was that an instance ended. What it ran on going away says nothing about the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndedBy {
+    #[default]
+    Itself,
+    /// Its engine was restarted, its node went down, somebody removed it.
+    Platform,
 }
 
 /// Opens a connection to an instance. Called on the event loop that will use the stream.
 pub trait Dial: Send + Sync + 'static {
+    /// # Errors
+    /// `NetworkDown` when what leads to the instance is missing, so that nothing is known of the instance itself.
     fn dial(&self) -> BoxFuture<'static, io::Result<Stream>>;
     /// For logs and `skep ps`: `unix:/run/…`, `127.0.0.1:20001`.
     fn describe(&self) -> String;
@@ -150,6 +178,19 @@ pub enum Stage {
     Ready,
 }
 
+impl Stage {
+    /// As the journal and the metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Environment => "environment",
+            Self::Start => "start",
+            Self::Boot => "boot",
+            Self::Ready => "ready",
+        }
+    }
+}
+
 /// One report from a launch in progress.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -176,6 +217,53 @@ impl fmt::Debug for ProgressSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ProgressSink")
     }
+}
+
+/// The order to run a program in an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecOrder {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// `NAME=value`
+    pub env: Vec<String>,
+    /// As whom, when not as the app.
+    pub user: Option<String>,
+    /// Its terminal, when it is to have one.
+    pub terminal: Option<TerminalSize>,
+    /// Who asks, for logs.
+    pub who: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// A program that runs. Dropping `input` closes its input.
+#[derive(Debug)]
+pub struct Execution {
+    pub input: mpsc::Sender<ExecInput>,
+    pub output: mpsc::Receiver<ExecOutput>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecInput {
+    Bytes(Vec<u8>),
+    Resize(TerminalSize),
+    /// Nothing more will be written.
+    End,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutput {
+    /// With a terminal, all of it.
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    /// Its exit status. Nothing follows.
+    Exit(i64),
+    /// The way to it broke, and what became of it is not known. Nothing follows.
+    Broken(String),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -210,6 +298,9 @@ pub enum BackendError {
     /// The machine or the daemon is at fault; trying again may help.
     #[error("{0}")]
     Platform(String),
+    /// What it was to run on went away meanwhile. That says nothing about the app: another one is started at once.
+    #[error("{0}")]
+    Lost(String),
     #[error("no such instance")]
     Unknown,
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use skep_model::{AppId, AppSpec, BackendKind, InstanceId, SeatId};
+use skep_model::{AppId, AppSpec, BackendKind, InstanceId, InstanceName, SeatId};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::backend::{Launched, Stage};
@@ -67,16 +67,23 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(id: &InstanceId, spec: &Arc<AppSpec>, kind: BackendKind, launched: Launched) -> Self {
+    /// `spec`: the variant's.
+    pub(crate) fn new(
+        id: &InstanceId,
+        (spec, name): (Arc<AppSpec>, Option<InstanceName>),
+        kind: BackendKind,
+        launched: Launched,
+    ) -> Self {
         let upstream = Upstream {
             app: spec.id.clone(),
+            name,
             instance: id.clone(),
             prefix: spec.prefix,
             base_path: spec.mount.base_path().to_owned(),
             dial: launched.dial.clone(),
         };
         let Launched { node, pid, .. } = launched;
-        Self { upstream: Arc::new(upstream), spec: spec.clone(), kind, node, pid }
+        Self { upstream: Arc::new(upstream), spec, kind, node, pid }
     }
 }
 
@@ -298,6 +305,8 @@ impl Desk {
                 taken: facts.taken,
                 open: facts.open,
                 owner: facts.owner,
+                variant: facts.variant,
+                idle_since_ms: facts.idle_since.map(|since| self.clock.wall(since)),
                 started_at_ms: self.clock.wall(facts.started),
                 ready_ms: facts.ready_ms,
                 address: live.map_or_else(String::new, |live| live.upstream.dial.describe()),
@@ -526,9 +535,9 @@ impl Desk {
 impl State {
     fn live(&mut self, id: &InstanceId) -> Option<&Live> {
         if !self.live.contains_key(id) {
-            let spec = self.pool.spec(id.app())?;
+            let made_from = self.pool.made_from(id)?;
             let (kind, launched) = self.adopted.remove(id)?;
-            self.live.insert(id.clone(), Live::new(id, spec, kind, launched));
+            self.live.insert(id.clone(), Live::new(id, made_from, kind, launched));
         }
         self.live.get(id)
     }

@@ -1,11 +1,15 @@
 //! What the edge and the control plane hold of the launcher.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use skep_model::{AppId, AppSpec, BackendKind, InstanceId, Prefix, Principal, Revision, SeatId, UserName};
+use skep_model::{
+    AppId, AppSpec, BackendKind, Choice, InstanceId, InstanceName, Prefix, Principal, Revision, SeatId,
+    UserName, Variant,
+};
 use tokio::sync::oneshot;
 
 use crate::backend::{Dial, Stage};
@@ -23,6 +27,12 @@ pub struct Handle {
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub app: AppId,
+    /// Which of the visitor's own instances; only where they are not shared.
+    pub name: Option<InstanceName>,
+    /// This very instance, somebody else's, by their leave.
+    pub joins: Option<InstanceId>,
+    /// What an instance of theirs is to be started with, checked; only where that is asked for.
+    pub chosen: Option<Choice>,
     /// What the visitor's `skep-seat` cookie says, if it opened.
     pub key: Option<SeatKey>,
     pub principal: Principal,
@@ -64,8 +74,8 @@ impl Handle {
     }
 
     /// Asks for a seat. Never blocks and never awaits: a warm seat is granted in place.
-    pub fn claim(&self, claim: Claim) -> Outcome {
-        self.desk.claim(&claim)
+    pub fn claim(&self, claim: impl Borrow<Claim>) -> Outcome {
+        self.desk.claim(claim.borrow())
     }
 
     /// How a start goes, for the launch page. With a seat: also its place in the line, which thereby counts as seen.
@@ -292,9 +302,10 @@ impl Drop for Lease {
 /// A live instance as the edge needs it: where to connect and what its app expects.
 pub struct Upstream {
     pub app: AppId,
+    pub name: Option<InstanceName>,
     pub instance: InstanceId,
     pub prefix: Prefix,
-    /// `` or `/sales`
+    /// `` or `/sales` or `/sales~north`
     pub base_path: String,
     pub dial: Arc<dyn Dial>,
 }
@@ -314,6 +325,24 @@ pub enum Refusal {
     LineFull,
     #[error("every seat is taken and no further instance may be started")]
     NoRoom,
+    #[error("this visitor has {0} instances of the app already, and may have no more at a time")]
+    TooManyOfOne(u32),
+    #[error("the app starts with what its visitor chooses first: open its page")]
+    ChoiceNeeded,
+    #[error("what was chosen before the start is not offered any more: open the app's page and choose again")]
+    ChoiceWithdrawn,
+    #[error(
+        "an instance of this name runs or starts already, with other values: end it, or choose another name"
+    )]
+    ChoiceDiffers,
+    #[error(
+        "only who keeps cookies has an instance with a name: load its page first, and send the cookies it sets"
+    )]
+    NoIdentity,
+    #[error("the instance that was shared is not shared any more, or has ended")]
+    ShareEnded,
+    #[error("the instance that was shared cannot be joined at the moment")]
+    NotUp,
     #[error("the app did not answer within {0:?}")]
     StartTimeout(Duration),
     #[error("the app could not be started: {summary}")]
@@ -332,6 +361,13 @@ impl Refusal {
             Self::UnknownApp => "unknown-app",
             Self::LineFull => "line-full",
             Self::NoRoom => "no-room",
+            Self::TooManyOfOne(_) => "too-many-of-one",
+            Self::ChoiceNeeded => "choice-needed",
+            Self::ChoiceWithdrawn => "choice-withdrawn",
+            Self::ChoiceDiffers => "choice-differs",
+            Self::NoIdentity => "no-identity",
+            Self::ShareEnded => "share-ended",
+            Self::NotUp => "not-up",
             Self::StartTimeout(_) => "start-timeout",
             Self::StartFailed { .. } => "start-failed",
             Self::Removed => "app-removed",
@@ -344,6 +380,10 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::UnknownApp => 404,
+            Self::TooManyOfOne(_) => 429,
+            Self::ChoiceNeeded | Self::ChoiceWithdrawn | Self::ChoiceDiffers => 409,
+            Self::NoIdentity => 403,
+            Self::ShareEnded => 410,
             Self::StartTimeout(_) => 504,
             _ => 503,
         }
@@ -401,6 +441,9 @@ pub struct InstanceView {
     /// Open requests and tunnels.
     pub open: u32,
     pub owner: Option<Principal>,
+    pub variant: Variant,
+    /// Since when nobody has held a seat, milliseconds since the Unix epoch.
+    pub idle_since_ms: Option<i64>,
     pub started_at_ms: i64,
     pub ready_ms: Option<u64>,
     pub address: String,

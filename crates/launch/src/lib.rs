@@ -14,8 +14,8 @@ pub mod pool;
 mod visits;
 
 pub use backend::{
-    Adopted, Backend, BackendError, BackendEvent, Dial, ExitReport, LaunchOrder, Launched, LogQuery,
-    Progress, ProgressSink, Stage, Stats, Stream,
+    Adopted, Backend, BackendError, BackendEvent, Dial, EndedBy, ExecInput, ExecOrder, ExecOutput, Execution,
+    ExitReport, LaunchOrder, Launched, LogQuery, Progress, ProgressSink, Stage, Stats, Stream, TerminalSize,
 };
 pub use handle::{
     Claim, ClaimKind, Handle, InstancePhase, InstanceView, LaunchStatus, Lease, Outcome, Refusal, SeatKey,

@@ -11,7 +11,12 @@
 //!   holds a seat on it;
 //! - at most `max_instances` instances of an app exist, plus one: when all of them are on their way out (an older
 //!   revision, wedged, too old), one replacement may overlap. The caps over all apps have no such exception;
-//! - every claim is answered exactly once, the line is served in order (per owner, where instances are not shared);
+//! - where instances are not shared, nobody gets a seat on another's, nor on one of their own under another name,
+//!   except by their leave (a claim that joins one), and such a claim neither waits nor starts anything, nor takes the
+//!   last seat from the owner;
+//! - nobody who chose what an instance is started with gets one that was started with something else, and nothing is
+//!   started with what is not offered;
+//! - every claim is answered exactly once, the line is served in order (per owner and name, where instances are not shared);
 //! - a start is ordered only when demand exceeds the seats that are free or already on their way.
 //!
 //! Absent on purpose: where an instance runs, how it is probed, cookies, persistence.
@@ -32,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_model::{AppId, AppSpec, EventKind, InstanceId, Principal, Revision, SeatId, UserName};
+use skep_model::{AppId, AppSpec, EventKind, InstanceId, Principal, Revision, SeatId, UserName, Variant};
 
 use crate::backend::{ExitReport, LaunchOrder, Stage};
 use crate::handle::{Claim, Refusal, StopTarget};
@@ -90,6 +95,7 @@ pub struct Found {
     pub id: InstanceId,
     pub revision: Revision,
     pub owner: Option<Principal>,
+    pub variant: Variant,
     pub started: Moment,
     pub was_ready: bool,
     pub ready_ms: Option<u64>,
@@ -254,6 +260,8 @@ pub enum Figure {
     StartTimeout,
     Stopped(StopReason),
     Crashed,
+    /// It went with what it ran on.
+    Lost,
     StageTook(Stage, Duration),
 }
 
@@ -367,6 +375,10 @@ impl Pool {
         self.now = self.now.max(now);
         if matches!(self.mode, Mode::Frozen | Mode::ShuttingDown) {
             return Answer::Refused(Refusal::ShuttingDown);
+        }
+        // What is alive may not be known yet.
+        if claim.joins.is_some() && !(self.adopted && self.configured) {
+            return Answer::Refused(Refusal::NotUp);
         }
         let answer = self.with(&claim.app, nonces, out, |app, turn| app.claim(turn, claim));
         // A seat granted from reserve needs nothing further; anything else may call for an instance.

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use skep_docker::Document;
-use skep_launch::{Adopted, BackendError, BackendEvent};
+use skep_launch::{Adopted, BackendError, ExitReport};
 use skep_model::InstanceId;
 
-use super::image::platform;
 use super::launching::runs;
-use super::order::{self, INSTALL, Labels};
-use super::{Inner, Instance, Life, blocking};
+use super::order::{self, labels_of};
+use super::{Inner, Own};
+use crate::container::labels::{INSTALL, Labels};
+use crate::container::words::platform;
+use crate::table::blocking;
 
 impl Inner {
     pub(super) async fn adopt(self: Arc<Self>) -> Result<Vec<Adopted>, BackendError> {
@@ -21,32 +23,40 @@ impl Inner {
             return Ok(Vec::new());
         };
         let listed = self.list(&install).await?;
-        let mut adopted = Vec::new();
-        let mut ended = Vec::new();
+        let (mut alive, mut dead) = (Vec::new(), Vec::new());
         for container in &listed {
-            match Labels::of(container) {
-                Some(labels) if self.instance(&labels.id).is_some() => {}
+            match labels_of(container) {
+                Some(labels) if self.table.get(&labels.id).is_some() => {}
                 Some(labels) if runs(container) => {
-                    adopted.extend(self.adopt_one(container.id(), labels).await?);
+                    let id = labels.id.clone();
+                    match self.adoptable(container.id(), labels).await? {
+                        Some(adopted) => alive.push((adopted, container.id())),
+                        None => dead.push((container.id(), id)),
+                    }
                 }
                 Some(labels) if container.text("/State") != Some("created") => {
-                    ended.extend(self.bury(container.id(), labels.id).await?);
+                    dead.push((container.id(), labels.id));
                 }
                 // A launch that was cut short, or labels of a version that writes them differently.
                 _ => self.sweep(container).await,
             }
         }
+        // From here on nothing fails: who is asked again after a failure must not have adopted some already.
+        let adopt = |(adopted, container): (Adopted, &str)| {
+            self.table.adopt(adopted.id.clone(), adopted.launched.clone(), Own::of(container.to_owned()));
+            adopted
+        };
+        let adopted = alive.into_iter().map(adopt).collect();
+        let mut ended = Vec::new();
+        for (container, id) in dead {
+            match self.bury(container, id).await {
+                Ok(report) => ended.extend(report),
+                Err(error) => tracing::warn!(container, %error, "how it ended cannot be read"),
+            }
+        }
         self.watch.adopted.store(true, Ordering::Release);
         self.keep_watch(&install);
-        // Not awaited: the launcher may listen only once it has this answer.
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            for event in ended {
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-        });
+        self.table.tell(ended);
         self.forget_the_rest().await;
         Ok(adopted)
     }
@@ -59,9 +69,10 @@ impl Inner {
         Ok(listed)
     }
 
-    async fn adopt_one(&self, container: &str, labels: Labels) -> Result<Option<Adopted>, BackendError> {
+    /// `None`: it does not run any more, or cannot be reached and was removed.
+    async fn adoptable(&self, container: &str, labels: Labels) -> Result<Option<Adopted>, BackendError> {
         let inspected = self.engine.inspect_container(container).await.map_err(|e| platform(&e))?;
-        // Gone since it was listed: the reader of events would have been told, had it been known.
+        // It ended since it was listed.
         let Some(inspected) = inspected.filter(|inspected| inspected.state().running) else {
             return Ok(None);
         };
@@ -76,14 +87,12 @@ impl Inner {
         };
         let (notes, id) = (self.notes.clone(), labels.id.clone());
         let (ready_ms, seats) = blocking(move || (notes.ready_ms(&id), notes.seats(&id))).await?;
-        let life = Life::Running(launched.clone());
-        let instance = Instance::new(labels.id.clone(), life, Some(container.to_owned()));
-        self.instances.lock().insert(labels.id.clone(), Arc::new(instance));
         Ok(Some(Adopted {
             id: labels.id,
             launched,
             revision: labels.revision,
             owner: labels.owner,
+            variant: labels.variant,
             started_at_ms: labels.started_at_ms,
             was_ready: ready_ms.is_some(),
             ready_ms,
@@ -92,13 +101,25 @@ impl Inner {
     }
 
     /// Tells of an instance that ended while nobody looked, and removes its container.
-    async fn bury(&self, container: &str, id: InstanceId) -> Result<Option<BackendEvent>, BackendError> {
+    async fn bury(
+        &self,
+        container: &str,
+        id: InstanceId,
+    ) -> Result<Option<(InstanceId, ExitReport)>, BackendError> {
         let inspected = self.engine.inspect_container(container).await.map_err(|e| platform(&e))?;
-        let Some(inspected) = inspected else { return Ok(None) };
+        let Some(inspected) = inspected.filter(|there| !there.state().running) else { return Ok(None) };
         let (lines, report) = self.report(&inspected, false).await;
         self.settle(&id, lines, report.clone()).await;
-        self.engine.remove_container(container).await.map_err(|e| platform(&e))?;
-        Ok(Some(BackendEvent::Exited { id, report }))
+        self.clear(container).await;
+        Ok(Some((id, report)))
+    }
+
+    /// Removes the container of an instance that has ended. One that cannot be removed now belongs to nobody and is swept
+    /// later; the end is told all the same.
+    pub(super) async fn clear(&self, container: &str) {
+        if let Err(error) = self.engine.remove_container(container).await {
+            tracing::warn!(container, %error, "a container that has ended cannot be removed yet");
+        }
     }
 
     /// Removes a container that is ours and nobody's.
@@ -115,7 +136,7 @@ impl Inner {
 
     /// Folders of instances that are neither alive nor ended hold secrets nobody needs.
     async fn forget_the_rest(&self) {
-        let (notes, alive) = (self.notes.clone(), self.instances.lock().keys().cloned().collect::<Vec<_>>());
+        let (notes, alive) = (self.notes.clone(), self.table.ids());
         let _ = blocking(move || {
             for id in notes.list() {
                 if notes.exit(&id).is_none() && !alive.contains(&id) {

@@ -5,33 +5,30 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::ready;
-use skep_docker::{Container, ContainerState, LogOptions};
-use skep_launch::{BackendError, BackendEvent, ExitReport};
+use jiff::Timestamp;
+use skep_docker::{Container, LogOptions};
+use skep_launch::{BackendError, EndedBy, ExitReport};
 use skep_model::InstanceId;
 
-use super::image::platform;
-use super::order::{self, Labels};
-use super::{Inner, Instance, Life, blocking};
-use crate::ending;
-
-/// Lines kept of what an instance wrote, once its container is gone.
-const KEPT_LINES: usize = 2000;
-/// To read them. A log on a dying disk is not waited for.
-const READ_WITHIN: Duration = Duration::from_secs(10);
+use super::order::{self, labels_of};
+use super::{Inner, Instance};
+use crate::container::ending::{KEPT_LINES, READ_WITHIN, judge, last_lines, removed_from_outside};
+use crate::container::words::platform;
+use crate::table::{Life, blocking, not_started};
 
 impl Inner {
     /// Ends an instance and answers when nothing of it is left.
     pub(super) async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<ExitReport, BackendError> {
-        let Some(instance) = self.instance(id) else {
+        let Some(instance) = self.table.get(id) else {
             let (notes, id) = (self.notes.clone(), id.clone());
             return blocking(move || notes.exit(&id)).await?.ok_or(BackendError::Unknown);
         };
-        instance.stop.send_replace(true);
+        instance.ask_to_stop(grace);
         // A launch under way sees that, undoes what it made and fails.
         if let Err(error) = instance.launched().await {
             return Ok(not_started(&error));
         }
-        let container = instance.container.lock().clone().unwrap_or_else(|| order::name(id));
+        let container = instance.own.container().unwrap_or_else(|| order::name(id));
         match self.engine.stop_container(&container, grace).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}
@@ -51,16 +48,16 @@ impl Inner {
         &self,
         instance: &Arc<Instance>,
     ) -> Result<Option<ExitReport>, BackendError> {
-        let _one_at_a_time = instance.ending.lock().await;
-        match &*instance.life.borrow() {
-            Life::Ended(report) => return Ok(Some(report.clone())),
+        let _one_at_a_time = instance.own.ending.lock().await;
+        match instance.life() {
+            Life::Ended(report) => return Ok(Some(report)),
             // Whoever launches it concludes.
             Life::Launching | Life::Failed(_) => return Ok(None),
             Life::Running(_) => {}
         }
         let id = &instance.id;
-        let container = instance.container.lock().clone().unwrap_or_else(|| order::name(id));
-        let asked = *instance.stop.borrow();
+        let container = instance.own.container().unwrap_or_else(|| order::name(id));
+        let asked = instance.grace().is_some();
         let inspected = self.engine.inspect_container(&container).await.map_err(|e| platform(&e))?;
         let (lines, report) = match inspected {
             Some(inspected) if inspected.state().running => return Ok(None),
@@ -68,15 +65,9 @@ impl Inner {
             None => (Vec::new(), removed_from_outside()),
         };
         self.settle(id, lines, report.clone()).await;
-        self.engine.remove_container(&container).await.map_err(|e| platform(&e))?;
+        self.clear(&container).await;
         self.samples.forget(id);
-        self.instances.lock().remove(id);
-        instance.life.send_replace(Life::Ended(report.clone()));
-        if !asked {
-            // Bounded by the receiver; when the launcher is gone, so is whoever wants to know.
-            let event = BackendEvent::Exited { id: id.clone(), report: report.clone() };
-            let _ = self.events.send(event).await;
-        }
+        self.table.end(instance, report.clone()).await;
         Ok(Some(report))
     }
 
@@ -110,92 +101,15 @@ impl Inner {
             }
         };
         let lines = tokio::time::timeout(READ_WITHIN, read).await.unwrap_or_default();
-        let mut last_lines = lines[lines.len().saturating_sub(ending::LAST_LINES)..].to_vec();
-        ending::cut(&mut last_lines);
-        let limit = Labels::of(&container.0).and_then(|labels| labels.memory_limit);
-        let report = ExitReport { last_lines, ..judge(&container.state(), asked, limit) };
-        (lines, report)
-    }
-}
-
-/// How a container ended, without its last lines.
-fn judge(state: &ContainerState, asked: bool, memory_limit: Option<u64>) -> ExitReport {
-    let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
-    // A program killed by a signal ends the container with 128 and the signal.
-    let signal = code.filter(|code| (129..=192).contains(code)).map(|code| code - 128);
-    // One process of several may have been killed for want of memory, and the app have gone on.
-    let out_of_memory = state.out_of_memory && code != Some(0);
-    let reason = if out_of_memory {
-        ending::out_of_memory(memory_limit)
-    } else if !state.error.is_empty() {
-        format!("its container did not start: {}", state.error)
-    } else {
-        let by_status = if signal.is_some() { None } else { code };
-        let words = ending::words(asked, by_status, signal);
-        match code {
-            Some(126) if !asked => format!("{words}: its command may not be executed"),
-            Some(127) if !asked => format!("{words}: its command was not found in the image"),
-            Some(0) if !asked => format!("{words}: an app must go on listening"),
-            _ => words,
+        let limit = labels_of(&container.0).and_then(|labels| labels.memory_limit);
+        let mut report =
+            ExitReport { last_lines: last_lines(&lines), ..judge(&container.state(), asked, limit) };
+        let finished: Option<Timestamp> =
+            container.0.text("/State/FinishedAt").and_then(|time| time.parse().ok());
+        if finished.is_some_and(|finished| self.watch.was_away(finished.as_millisecond())) {
+            report.ended_by = EndedBy::Platform;
+            report.reason = format!("{}, with the Docker Engine", report.reason);
         }
-    };
-    ExitReport {
-        reason,
-        code: code.filter(|_| signal.is_none()),
-        signal,
-        out_of_memory,
-        last_lines: Vec::new(),
-    }
-}
-
-pub(super) fn removed_from_outside() -> ExitReport {
-    ExitReport {
-        reason: "its container was removed by somebody else than Skep".to_owned(),
-        code: None,
-        signal: None,
-        out_of_memory: false,
-        last_lines: Vec::new(),
-    }
-}
-
-fn not_started(error: &BackendError) -> ExitReport {
-    let last_lines = match error {
-        BackendError::App { last_lines, .. } => last_lines.clone(),
-        _ => Vec::new(),
-    };
-    ExitReport { reason: error.to_string(), code: None, signal: None, out_of_memory: false, last_lines }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_are_told_in_words() {
-        let state = |code: i64, out_of_memory: bool| ContainerState {
-            status: "exited".to_owned(),
-            exit_code: Some(code),
-            out_of_memory,
-            ..ContainerState::default()
-        };
-        assert_eq!(judge(&state(1, false), false, None).reason, "exited with status 1");
-        let killed = judge(&state(137, false), false, None);
-        assert_eq!(
-            (killed.reason.as_str(), killed.code, killed.signal),
-            ("killed by signal 9 (SIGKILL)", None, Some(9))
-        );
-        assert_eq!(
-            judge(&state(137, true), false, Some(64 << 20)).reason,
-            "ran out of memory (limit 64 MiB)"
-        );
-        assert!(!judge(&state(0, true), false, None).out_of_memory);
-        assert_eq!(judge(&state(143, false), true, None).reason, "stopped");
-        assert_eq!(
-            judge(&state(137, false), true, None).reason,
-            "stopped, by force: it did not end when asked to"
-        );
-        assert!(judge(&state(127, false), false, None).reason.contains("not found in the image"));
-        let broken = ContainerState { error: "no such device".to_owned(), ..state(128, false) };
-        assert_eq!(judge(&broken, false, None).reason, "its container did not start: no such device");
+        (lines, report)
     }
 }

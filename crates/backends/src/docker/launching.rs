@@ -4,19 +4,36 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use serde_json::json;
-use skep_docker::{Container, Document, Error, Kind};
+use skep_docker::{Container, Document, Error};
 use skep_launch::{BackendError, Dial, LaunchOrder, Launched, ProgressSink, Stage, Stream};
 use skep_model::{AppSpec, Image, InstanceId};
 
-use super::image::platform;
-use super::order::{self, Labels, Plan};
-use super::{DialBy, Inner, Instance, Life, app_error, blocking, now_ms};
-use crate::secret;
+use super::order::{self, Plan, labels_of};
+use super::{DialBy, Inner, Instance, network};
+use crate::container::labels::Labels;
+use crate::container::words::{not_started, platform};
+use crate::container::{self, app_error};
+use crate::table::{blocking, now_ms, stopped_early};
+
+/// How long, and how often, a launch that fell between two networks is tried again: a busy engine takes seconds for one.
+const NETWORK_SETTLES: Duration = Duration::from_secs(20);
+const NETWORK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a container does not run.
+enum NotUp {
+    /// Its network was being sorted out; nothing is left of the container.
+    InDoubt(Error),
+    Failed(BackendError),
+}
+
+impl From<BackendError> for NotUp {
+    fn from(error: BackendError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 impl Inner {
     /// Launches an instance. Whatever of it was made is removed when that fails.
@@ -26,19 +43,15 @@ impl Inner {
         order: LaunchOrder,
         progress: ProgressSink,
     ) {
-        let launched = self.launch(&instance, &order, &progress).await;
-        let life = match launched {
-            Ok(launched) => Life::Running(launched),
+        match self.launch(&instance, &order, &progress).await {
+            Ok(launched) => self.table.run(&instance, launched),
             Err(error) => {
                 self.undo(&instance.id).await;
-                self.instances.lock().remove(&instance.id);
-                Life::Failed(error)
+                self.table.fail(&instance, error);
             }
-        };
-        instance.life.send_replace(life);
+        }
         // It may have ended before anybody knew that it runs.
-        let container = instance.container.lock().clone();
-        if let Some(container) = container {
+        if let Some(container) = instance.own.container() {
             self.touch(container);
         }
     }
@@ -49,29 +62,28 @@ impl Inner {
         order: &LaunchOrder,
         progress: &ProgressSink,
     ) -> Result<Launched, BackendError> {
-        let (image, reference) = order::image(&order.spec)?;
+        let (image, reference) = container::image(&order.spec)?;
+        let image = &container::for_owner(image, order)?;
         let notes = self.notes.clone();
         let disk =
             |e: std::io::Error| BackendError::Platform(format!("Skep cannot use its data folder: {e}"));
         let install = blocking(move || notes.make_install()).await?.map_err(disk)?;
-        // The launcher orders starts only once it knows what is alive, or has given up to learn it.
-        self.watch.adopted.store(true, Ordering::Release);
         self.keep_watch(&install);
-        let mut stop = instance.stop.subscribe();
         let inspected = tokio::select! {
             inspected = self.ensure_image(image, &reference, progress) => inspected?,
             // Later steps are short, and are not left half done.
-            _ = stop.wait_for(|stop| *stop) => return Err(stopped_early()),
+            () = instance.stop_asked() => return Err(stopped_early()),
         };
         progress.report(Stage::Start, "starting the container");
-        let labels = Labels {
+        let mut labels = Labels {
             network: self.ensure_network().await?,
             install,
             id: instance.id.clone(),
             revision: order.spec.revision,
             owner: order.owner.clone(),
+            variant: order.variant.clone(),
             started_at_ms: now_ms(),
-            port: order::port(image, &inspected)?,
+            port: container::port(image, &inspected)?,
             memory_limit: order.spec.limits.memory,
         };
         let (notes, id, spec) = (self.notes.clone(), instance.id.clone(), Arc::clone(&order.spec));
@@ -80,24 +92,33 @@ impl Inner {
             lay_out_secrets(&notes, &id, &spec)
         });
         let secrets = secrets.await??;
-        if *instance.stop.borrow() || self.events.is_closed() {
+        if instance.grace().is_some() || self.table.is_deserted() {
             return Err(stopped_early());
         }
-        let spec = order::container(&Plan {
-            order,
-            image,
-            labels: &labels,
-            reference: &reference,
-            publish: self.config.dial == DialBy::Port,
-            secrets: &secrets,
-        });
-        let container = self.create(&labels, &spec).await?;
-        *instance.container.lock() = Some(container.clone());
-        for network in &image.networks {
-            self.engine.connect_network(network, &container).await.map_err(|e| not_started(image, &e))?;
-        }
-        let started = unambiguous(|| self.engine.start_container(&container)).await;
-        started.map_err(|e| not_started(image, &e))?;
+        let begun = Instant::now();
+        let container = loop {
+            let spec = order::spec(&Plan {
+                order,
+                image,
+                labels: &labels,
+                reference: &reference,
+                publish: self.config.dial == DialBy::Port,
+                secrets: &secrets,
+            });
+            match self.put_up(instance, image, &labels, &spec).await {
+                Err(NotUp::InDoubt(error)) if begun.elapsed() < NETWORK_SETTLES => {
+                    tracing::info!(instance = %instance.id, %error, "its network was being sorted out; trying again");
+                }
+                Err(NotUp::InDoubt(error)) => return Err(not_started(image, &error)),
+                Err(NotUp::Failed(error)) => return Err(error),
+                Ok(container) => break container,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(NETWORK_AGAIN) => {}
+                () = instance.stop_asked() => return Err(stopped_early()),
+            }
+            labels.network = self.ensure_network().await?;
+        };
         let inspected = self.engine.inspect_container(&container).await.map_err(|e| platform(&e))?;
         let inspected =
             inspected.ok_or_else(|| app_error("its container was removed while it was started"))?;
@@ -111,25 +132,50 @@ impl Inner {
         self.launched(&inspected, &labels)
     }
 
+    /// Makes the container and starts it. Answers its id.
+    async fn put_up(
+        &self,
+        instance: &Instance,
+        image: &Image,
+        labels: &Labels,
+        spec: &serde_json::Value,
+    ) -> Result<String, NotUp> {
+        let container = self.create(labels, spec).await?;
+        *instance.own.container.lock() = Some(container.clone());
+        for network in &image.networks {
+            self.engine.connect_network(network, &container).await.map_err(|e| not_started(image, &e))?;
+        }
+        match self.engine.start_container(&container).await {
+            Ok(_) => Ok(container),
+            Err(error) if network::is_in_doubt(&error) => {
+                // It belongs to a network that may be the one to go.
+                *instance.own.container.lock() = None;
+                self.engine.remove_container(&container).await.map_err(|e| platform(&e))?;
+                Err(NotUp::InDoubt(error))
+            }
+            Err(error) => Err(not_started(image, &error).into()),
+        }
+    }
+
     /// Makes the container, or finds the one an earlier attempt at the same instance made.
-    async fn create(&self, labels: &Labels, spec: &serde_json::Value) -> Result<String, BackendError> {
+    async fn create(&self, labels: &Labels, spec: &serde_json::Value) -> Result<String, NotUp> {
         let name = order::name(&labels.id);
-        match unambiguous(|| self.engine.create_container(&name, spec)).await {
+        match self.engine.create_container(&name, spec).await {
             Ok(id) => Ok(id),
+            Err(error) if network::is_in_doubt(&error) => Err(NotUp::InDoubt(error)),
             Err(error) if error.is_conflict() => {
                 let there = self.engine.inspect_container(&name).await.map_err(|e| platform(&e))?;
                 let ours = there.filter(|there| is_ours(there, &labels.install, &labels.id));
                 let ours = ours.map(|there| there.id().to_owned());
                 ours.ok_or_else(|| {
-                    BackendError::Platform(format!(
-                        "another container is called `{name}`; rename or remove it"
-                    ))
+                    let taken = format!("another container is called `{name}`; rename or remove it");
+                    NotUp::Failed(BackendError::Platform(taken))
                 })
             }
             Err(error) if error.is_not_found() => {
-                Err(app_error(format!("its image was removed while it was started: {error}")))
+                Err(app_error(format!("its image was removed while it was started: {error}")).into())
             }
-            Err(error) => Err(refused(&error)),
+            Err(error) => Err(refused(&error).into()),
         }
     }
 
@@ -152,48 +198,6 @@ impl Inner {
     fn unreachable(&self, what: &str) -> BackendError {
         let network = &self.config.network;
         BackendError::Platform(format!("its container {what} in the network `{network}`"))
-    }
-
-    /// The id of the network every instance is in. Made without traffic between its containers; one that is there is used
-    /// as it is.
-    async fn ensure_network(&self) -> Result<String, BackendError> {
-        // Names of networks are not unique: of two that are made at once, both come to be.
-        let _one_at_a_time = self.network.lock().await;
-        if let Some(id) = self.find_network().await? {
-            return Ok(id);
-        }
-        let name = &self.config.network;
-        let spec = json!({
-            "Name": name,
-            "Driver": "bridge",
-            "CheckDuplicate": true,
-            "Options": { "com.docker.network.bridge.enable_icc": "false" },
-            "Labels": { "skep.network": "instances" },
-        });
-        let made = match self.engine.create(Kind::Network, &spec).await {
-            Ok(made) => Some(made),
-            Err(error) if error.is_conflict() => None,
-            Err(error) => {
-                return Err(BackendError::Platform(format!("the network `{name}` cannot be made: {error}")));
-            }
-        };
-        // Another server on this engine may have been at it, too: all take the same one.
-        let id = self.find_network().await?;
-        if let Some(made) = made.filter(|made| id.as_ref().is_some_and(|id| id != made)) {
-            let _ = self.engine.remove(Kind::Network, &made).await;
-        }
-        id.ok_or_else(|| {
-            BackendError::Platform(format!("the network `{name}` was removed while it was made"))
-        })
-    }
-
-    /// The oldest network of the configured name.
-    async fn find_network(&self) -> Result<Option<String>, BackendError> {
-        let name = self.config.network.as_str();
-        let found = self.engine.list(Kind::Network, &[("name", name)]).await.map_err(|e| platform(&e))?;
-        let exact = found.iter().filter(|network| network.text("/Name") == Some(name));
-        let oldest = exact.min_by_key(|network| (network.text("/Created"), network.id()));
-        Ok(oldest.map(|network| network.id().to_owned()))
     }
 
     /// Removes whatever a launch made; a container somebody else gave that name stays.
@@ -219,12 +223,8 @@ impl Inner {
     }
 }
 
-fn stopped_early() -> BackendError {
-    BackendError::Platform("stopped before it was started".to_owned())
-}
-
 fn is_ours(container: &Container, install: &str, id: &InstanceId) -> bool {
-    Labels::of(&container.0).is_some_and(|labels| labels.install == install && labels.id == *id)
+    labels_of(&container.0).is_some_and(|labels| labels.install == install && labels.id == *id)
 }
 
 /// Reads each secret from its file and writes it to where the container finds it. Answers secret → file.
@@ -234,12 +234,11 @@ fn lay_out_secrets(
     spec: &AppSpec,
 ) -> Result<BTreeMap<String, PathBuf>, BackendError> {
     let mut files = BTreeMap::new();
-    for (name, file) in &spec.secrets {
-        let value = secret::read(name, file)?;
-        let laid = notes.put_secret(id, name, &value);
+    for (name, value) in container::secrets(spec)? {
+        let laid = notes.put_secret(id, &name, &value);
         let laid =
             laid.map_err(|e| BackendError::Platform(format!("the secret `{name}` cannot be laid out: {e}")))?;
-        files.insert(name.clone(), laid);
+        files.insert(name, laid);
     }
     Ok(files)
 }
@@ -252,44 +251,6 @@ fn refused(error: &Error) -> BackendError {
         }
         other => platform(other),
     }
-}
-
-/// The container was made and did not start.
-fn not_started(image: &Image, error: &Error) -> BackendError {
-    let Some(said) = error.message() else { return platform(error) };
-    let name = &image.name;
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if has(&["no space left"]) {
-        return platform(error);
-    }
-    if has(&["executable file not found", "no such file or directory: unknown"]) {
-        return app_error(format!(
-            "a program it is to run is not in the image `{name}`: {}",
-            innermost(said)
-        ));
-    }
-    if has(&["unable to find user", "no matching entries in passwd"]) {
-        return app_error(format!(
-            "`container.user` is not known in the image `{name}`: {}",
-            innermost(said)
-        ));
-    }
-    if has(&["permission denied", "exec format error", "OCI runtime", "oci runtime", "mount"])
-        || error.is_not_found()
-    {
-        return app_error(format!("its container does not start: {}", innermost(said)));
-    }
-    BackendError::Platform(format!("its container does not start: {said}"))
-}
-
-/// The end of a chain of causes, where the cause is.
-fn innermost(said: &str) -> String {
-    let said = said.strip_suffix(": unknown").unwrap_or(said);
-    let at = ["unable to start container process: ", "runc create failed: ", "error during container init: "]
-        .iter()
-        .filter_map(|mark| said.find(mark).map(|at| at + mark.len()))
-        .max();
-    said[at.unwrap_or(0)..].to_owned()
 }
 
 struct Dialer(SocketAddr);
@@ -312,65 +273,4 @@ impl Dial for Dialer {
 /// Whether a listed container runs.
 pub(super) fn runs(listed: &Document) -> bool {
     matches!(listed.text("/State"), Some("running" | "paused" | "restarting"))
-}
-
-/// While servers that start at once make their network, there are two of its name for a moment, and the engine, which looks
-/// it up by name even when told its id, takes neither.
-async fn unambiguous<T, F>(call: impl Fn() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut tries = 0;
-    loop {
-        match call().await {
-            Err(error) if tries < 20 && error.to_string().contains("is ambiguous") => tries += 1,
-            done => return done,
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_start_that_fails_is_explained() {
-        let image = Image::new("team/app");
-        let said = |message: &str| {
-            let (call, message) = ("POST".to_owned(), message.to_owned());
-            not_started(&image, &Error::Refused { call, status: 500, message })
-        };
-        let missing = said(
-            "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container \
-             process: exec: \"nosuch\": executable file not found in $PATH: unknown",
-        );
-        assert_eq!(
-            missing.to_string(),
-            "a program it is to run is not in the image `team/app`: exec: \"nosuch\": executable file not found in $PATH"
-        );
-        let user = said("unable to find user nobody2: no matching entries in passwd file");
-        assert!(user.to_string().contains("`container.user` is not known"), "{user}");
-        assert!(
-            matches!(said("write /x: no space left on device"), BackendError::Platform(t) if t.contains("full"))
-        );
-        assert!(matches!(said("driver failed programming external connectivity"), BackendError::Platform(_)));
-    }
-
-    #[tokio::test]
-    async fn two_networks_of_one_name_are_waited_out() {
-        let answer = |message: &str| {
-            let (call, message) = ("POST".to_owned(), message.to_owned());
-            Err::<(), _>(Error::Refused { call, status: 400, message })
-        };
-        let calls = std::cell::Cell::new(0);
-        let call = || {
-            calls.set(calls.get() + 1);
-            let ambiguous = answer("network skep is ambiguous (2 matches found on name)");
-            std::future::ready(if calls.get() < 3 { ambiguous } else { Ok(()) })
-        };
-        assert!(unambiguous(call).await.is_ok());
-        assert_eq!(calls.get(), 3);
-        assert!(unambiguous(|| std::future::ready(answer("no such image"))).await.is_err());
-    }
 }

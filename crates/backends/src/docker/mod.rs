@@ -13,14 +13,15 @@
 
 mod adopt;
 mod ending;
+mod exec;
 mod image;
 mod launching;
-mod notes;
+mod network;
 mod order;
 mod stats;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,16 +32,15 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use skep_docker::{Address, Engine, LogOptions};
 use skep_launch::{
-    Adopted, Backend, BackendError, BackendEvent, ExitReport, LaunchOrder, Launched, LogQuery, ProgressSink,
-    Stats,
+    Adopted, Backend, BackendError, BackendEvent, ExecOrder, Execution, ExitReport, LaunchOrder, Launched,
+    LogQuery, ProgressSink, Stats,
 };
 use skep_model::{BackendKind, InstanceId, SeatId};
-use tokio::sync::{Notify, mpsc, watch as tokio_watch};
+use tokio::sync::{Notify, mpsc};
 
-use notes::Notes;
-
-/// Lines anybody may ask for at once.
-const MAX_TAIL: usize = 10_000;
+use crate::container::MAX_TAIL;
+use crate::container::notes::Notes;
+use crate::table::{self, Table, blocking, now_ms};
 
 /// What the backend is told once.
 #[derive(Debug, Clone)]
@@ -85,8 +85,7 @@ struct Inner {
     config: DockerConfig,
     engine: Engine,
     notes: Notes,
-    events: mpsc::Sender<BackendEvent>,
-    instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
+    table: Table<Own>,
     /// Held by whoever looks for the network, or makes it.
     network: tokio::sync::Mutex<()>,
     watch: Watch,
@@ -106,26 +105,20 @@ struct Watch {
     wake: Notify,
     /// Whatever is alive and not known is nobody's from now on.
     adopted: AtomicBool,
+    /// When the engine was last away, from and to, milliseconds since the Unix epoch.
+    away: Mutex<Option<(i64, Option<i64>)>>,
 }
 
 /// One instance this server launched or adopted.
-struct Instance {
-    id: InstanceId,
-    life: tokio_watch::Sender<Life>,
-    /// Set once a stop was asked for.
-    stop: tokio_watch::Sender<bool>,
+type Instance = table::Instance<Own>;
+
+/// What is known of an instance besides how far it is.
+#[derive(Default)]
+struct Own {
     /// The container's id, once there is one.
     container: Mutex<Option<String>>,
     /// Held by whoever finds out whether it has ended.
     ending: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Clone)]
-enum Life {
-    Launching,
-    Running(Launched),
-    Failed(BackendError),
-    Ended(ExitReport),
 }
 
 impl DockerBackend {
@@ -133,9 +126,8 @@ impl DockerBackend {
     pub fn new(config: DockerConfig, events: mpsc::Sender<BackendEvent>) -> Arc<Self> {
         let inner = Inner {
             engine: Engine::new(config.address.clone()),
-            notes: Notes::below(&config.data_dir),
-            events,
-            instances: Mutex::default(),
+            notes: Notes::below(config.data_dir.join("docker")),
+            table: Table::new(events),
             network: tokio::sync::Mutex::default(),
             watch: Watch::default(),
             samples: stats::Samples::default(),
@@ -146,69 +138,29 @@ impl DockerBackend {
     }
 }
 
-fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// File work of a few small files, off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BackendError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| BackendError::Platform(format!("a background step did not finish: {e}")))
-}
-
-fn app_error(summary: impl Into<String>) -> BackendError {
-    BackendError::App { summary: summary.into(), last_lines: Vec::new() }
-}
-
-impl Instance {
-    fn new(id: InstanceId, life: Life, container: Option<String>) -> Self {
-        Self {
-            id,
-            life: tokio_watch::Sender::new(life),
-            stop: tokio_watch::Sender::new(false),
-            container: Mutex::new(container),
-            ending: tokio::sync::Mutex::default(),
-        }
+impl Own {
+    fn of(container: String) -> Self {
+        Self { container: Mutex::new(Some(container)), ..Self::default() }
     }
 
-    fn is_running(&self) -> bool {
-        matches!(*self.life.borrow(), Life::Running(_))
-    }
-
-    fn is_launching(&self) -> bool {
-        matches!(*self.life.borrow(), Life::Launching)
-    }
-
-    /// Waits until the launch is over, however it went.
-    async fn launched(&self) -> Result<Launched, BackendError> {
-        let mut life = self.life.subscribe();
-        let now = life.wait_for(|life| !matches!(life, Life::Launching)).await;
-        match now.map(|life| life.clone()) {
-            Ok(Life::Running(launched)) => Ok(launched),
-            Ok(Life::Failed(error)) => Err(error),
-            Ok(Life::Ended(report)) => {
-                Err(BackendError::App { summary: report.reason, last_lines: report.last_lines })
-            }
-            Ok(Life::Launching) | Err(_) => Err(BackendError::Unknown),
-        }
+    fn container(&self) -> Option<String> {
+        self.container.lock().clone()
     }
 }
 
 impl Inner {
-    fn instance(&self, id: &InstanceId) -> Option<Arc<Instance>> {
-        self.instances.lock().get(id).cloned()
-    }
-
     /// The log of a container, for people: best effort, errors end it.
     async fn container_log(
         &self,
         container: &str,
         query: LogQuery,
     ) -> Result<BoxStream<'static, String>, BackendError> {
-        let options =
-            LogOptions { tail: Some(query.tail.min(MAX_TAIL)), follow: query.follow, terminal: false };
-        match self.engine.container_logs(container, options).await {
+        let options = LogOptions {
+            tail: Some(query.tail.min(MAX_TAIL)),
+            follow: query.follow,
+            ..LogOptions::default()
+        };
+        match self.engine.container_log_to_its_end(container, options).await {
             Ok(lines) => Ok(lines.filter_map(|line| ready(line.ok().map(|line| line.text))).boxed()),
             Err(error) if error.is_not_found() => Err(BackendError::Unknown),
             Err(error) => Err(BackendError::Platform(error.to_string())),
@@ -220,12 +172,12 @@ impl Inner {
         id: InstanceId,
         query: LogQuery,
     ) -> Result<BoxStream<'static, String>, BackendError> {
-        if let Some(instance) = self.instance(&id) {
+        if let Some(instance) = self.table.get(&id) {
             if query.follow && instance.is_launching() {
                 // The log begins with the container.
                 let later = async move {
                     let _ = instance.launched().await;
-                    let container = instance.container.lock().clone();
+                    let container = instance.own.container();
                     match container {
                         Some(container) => self.container_log(&container, query).await.ok(),
                         None => None,
@@ -233,7 +185,7 @@ impl Inner {
                 };
                 return Ok(stream::once(later).filter_map(ready).flatten().boxed());
             }
-            let container = instance.container.lock().clone();
+            let container = instance.own.container();
             return match container {
                 Some(container) => self.container_log(&container, query).await,
                 None => Ok(stream::empty().boxed()),
@@ -258,23 +210,9 @@ impl Backend for DockerBackend {
         progress: ProgressSink,
     ) -> BoxFuture<'_, Result<Launched, BackendError>> {
         Box::pin(async move {
-            let (instance, fresh) = {
-                let mut instances = self.inner.instances.lock();
-                match instances.get(&order.id) {
-                    Some(known) => (Arc::clone(known), false),
-                    None => {
-                        let instance = Arc::new(Instance::new(order.id.clone(), Life::Launching, None));
-                        instances.insert(order.id.clone(), Arc::clone(&instance));
-                        (instance, true)
-                    }
-                }
-            };
-            if fresh {
-                // A task of its own: dropping this future must not undo half a launch.
-                let (inner, started) = (Arc::clone(&self.inner), Arc::clone(&instance));
-                tokio::spawn(async move { inner.see_through(started, order, progress).await });
-            }
-            instance.launched().await
+            let (inner, id) = (Arc::clone(&self.inner), order.id.clone());
+            let course = |instance| inner.see_through(instance, order, progress);
+            self.inner.table.launch(&id, Own::default, course).await
         })
     }
 
@@ -310,6 +248,18 @@ impl Backend for DockerBackend {
         query: LogQuery,
     ) -> BoxFuture<'a, Result<BoxStream<'static, String>, BackendError>> {
         Box::pin(Arc::clone(&self.inner).logs(id.clone(), query))
+    }
+
+    fn exec<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        order: ExecOrder,
+    ) -> BoxFuture<'a, Result<Execution, BackendError>> {
+        Box::pin(async move {
+            let known = self.inner.table.get(id).and_then(|instance| instance.own.container());
+            let container = known.ok_or(BackendError::Unknown)?;
+            exec::start(&self.inner.engine, &container, order).await
+        })
     }
 
     fn stats<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Option<Stats>> {

@@ -6,81 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use skep_docker::{Document, Reference};
-use skep_launch::{BackendError, LaunchOrder};
-use skep_model::{AppSpec, Image, InstanceId, Principal, Revision, Source};
+use skep_launch::LaunchOrder;
+use skep_model::{Gpus, Image, InstanceId};
 
-use super::app_error;
-use crate::framework::{self, Endpoint, Site};
-
-pub(super) const INSTALL: &str = "skep.install";
-const INSTANCE: &str = "skep.instance";
-const APP: &str = "skep.app";
-const REVISION: &str = "skep.revision";
-const OWNER: &str = "skep.owner";
-const STARTED: &str = "skep.started";
-const PORT: &str = "skep.port";
-const NETWORK: &str = "skep.network";
-const MEMORY: &str = "skep.memory";
-
-/// Bytes of each of the files an instance's output goes to, and how many there are.
-const LOG_BYTES: &str = "5m";
-const LOG_FILES: &str = "2";
-
-/// What an instance's labels say.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Labels {
-    pub(super) install: String,
-    pub(super) id: InstanceId,
-    pub(super) revision: Revision,
-    pub(super) owner: Option<Principal>,
-    pub(super) started_at_ms: i64,
-    pub(super) port: u16,
-    /// The id of the network it is dialled in.
-    pub(super) network: String,
-    pub(super) memory_limit: Option<u64>,
-}
-
-impl Labels {
-    /// `None`: not ours, or of a version that writes them differently.
-    pub(super) fn of(container: &Document) -> Option<Self> {
-        if !is_named(container) {
-            return None;
-        }
-        let owner = match container.label(OWNER) {
-            None | Some("") => None,
-            Some(owner) => Some(serde_json::from_str(owner).ok()?),
-        };
-        Some(Self {
-            install: container.label(INSTALL)?.to_owned(),
-            id: container.label(INSTANCE)?.parse().ok()?,
-            revision: Revision(u64::from_str_radix(container.label(REVISION)?, 16).ok()?),
-            owner,
-            started_at_ms: container.label(STARTED)?.parse().ok()?,
-            port: container.label(PORT)?.parse().ok()?,
-            network: container.label(NETWORK)?.to_owned(),
-            memory_limit: container.label(MEMORY).and_then(|bytes| bytes.parse().ok()),
-        })
-    }
-
-    /// All of them, even those that say nothing: what is not written here shows through from the image.
-    fn write(&self) -> Value {
-        let mut labels = Map::new();
-        let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value.into());
-        put(INSTALL, self.install.clone());
-        put(INSTANCE, self.id.to_string());
-        put(APP, self.id.app().to_string());
-        put(REVISION, self.revision.to_string());
-        put(STARTED, self.started_at_ms.to_string());
-        put(PORT, self.port.to_string());
-        put(NETWORK, self.network.clone());
-        let owner = self.owner.as_ref().and_then(|owner| serde_json::to_string(owner).ok());
-        put(OWNER, owner.unwrap_or_default());
-        put(MEMORY, self.memory_limit.map(|bytes| bytes.to_string()).unwrap_or_default());
-        Value::Object(labels)
-    }
-}
+use crate::container::labels::{INSTANCE, Labels};
+use crate::container::{self, LOG_BYTES, LOG_FILES};
 
 /// The name of an instance's container.
 pub(super) fn name(id: &InstanceId) -> String {
@@ -98,39 +30,9 @@ pub(super) fn is_named(container: &Document) -> bool {
     }
 }
 
-/// The image an app is published from, and its name taken apart.
-pub(super) fn image(spec: &AppSpec) -> Result<(&Image, Reference), BackendError> {
-    let Source::Image(image) = &spec.source else {
-        return Err(app_error("it is a folder, and containers are made from images: set `image`"));
-    };
-    let reference = image.name.parse::<Reference>().map_err(|e| app_error(e.to_string()))?;
-    Ok((image, reference))
-}
-
-/// Where the app listens inside: as configured, else the one TCP port its image exposes.
-pub(super) fn port(image: &Image, inspected: &Document) -> Result<u16, BackendError> {
-    if let Some(port) = image.port {
-        return Ok(port);
-    }
-    let exposed = inspected.at("/Config/ExposedPorts").and_then(Value::as_object);
-    let mut ports: Vec<u16> = exposed
-        .into_iter()
-        .flat_map(Map::keys)
-        .filter_map(|port| port.strip_suffix("/tcp").unwrap_or(port).parse().ok())
-        .collect();
-    ports.sort_unstable();
-    match ports[..] {
-        [port] => Ok(port),
-        [] => Err(app_error(format!(
-            "the image `{}` exposes no port; set `container.port` to the one the app listens on",
-            image.name
-        ))),
-        _ => Err(app_error(format!(
-            "the image `{}` exposes several ports ({}); set `container.port` to the app's",
-            image.name,
-            ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
-        ))),
-    }
+/// What a container's labels say; `None`: not ours, or of a version that writes them differently.
+pub(super) fn labels_of(container: &Document) -> Option<Labels> {
+    is_named(container).then(|| Labels::read(container)).flatten()
 }
 
 /// What is decided when the container is made.
@@ -147,24 +49,15 @@ pub(super) struct Plan<'a> {
 }
 
 /// The engine's description of the container.
-pub(super) fn container(plan: &Plan<'_>) -> Value {
+pub(super) fn spec(plan: &Plan<'_>) -> Value {
     let Plan { order, image, labels, .. } = plan;
-    let spec = &order.spec;
     let port = labels.port;
-    let user = match &order.owner {
-        Some(Principal::User { name, .. }) => name.as_str(),
-        _ => "",
-    };
-    let endpoint = Endpoint::Port(port);
-    let site = Site { spec, entry: None, instance: &order.id, user, endpoint: &endpoint };
-    let (command, env) = framework::in_container(site);
-    let mut env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    env.extend(plan.secrets.keys().map(|name| format!("{name}_FILE=/run/secrets/{name}")));
+    let (command, env) = container::program(order, port, plan.secrets.keys());
     let exposed = format!("{port}/tcp");
     let mut body = json!({
         "Image": plan.reference.to_string(),
         "Env": env,
-        "Labels": labels.write(),
+        "Labels": container::labels(image, labels.write()),
         "ExposedPorts": { exposed.as_str(): {} },
         "HostConfig": host(plan, &exposed),
     });
@@ -183,14 +76,7 @@ pub(super) fn container(plan: &Plan<'_>) -> Value {
 fn host(plan: &Plan<'_>, exposed: &str) -> Value {
     let Plan { order, image, .. } = plan;
     let limits = order.spec.limits;
-    let mut mounts: Vec<Value> = image
-        .mounts
-        .iter()
-        .map(|mount| {
-            let kind = if mount.source.starts_with('/') { "bind" } else { "volume" };
-            json!({ "Type": kind, "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only })
-        })
-        .collect();
+    let mut mounts = container::mounts(image);
     mounts.extend(plan.secrets.iter().map(|(name, file)| {
         let target = format!("/run/secrets/{name}");
         json!({ "Type": "bind", "Source": file.to_string_lossy(), "Target": target, "ReadOnly": true })
@@ -221,6 +107,15 @@ fn host(plan: &Plan<'_>, exposed: &str) -> Value {
     if let Some(pids) = limits.pids {
         host["PidsLimit"] = pids.into();
     }
+    if let Some(gpus) = &image.gpus {
+        let mut request = json!({ "Driver": "", "Capabilities": [["gpu"]] });
+        match gpus {
+            Gpus::All => request["Count"] = (-1).into(),
+            Gpus::Count(count) => request["Count"] = (*count).into(),
+            Gpus::Devices(devices) => request["DeviceIDs"] = devices.clone().into(),
+        }
+        host["DeviceRequests"] = json!([request]);
+    }
     if plan.publish {
         host["PortBindings"] = json!({ exposed: [{ "HostIp": "127.0.0.1", "HostPort": "" }] });
     }
@@ -230,8 +125,19 @@ fn host(plan: &Plan<'_>, exposed: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_model::{BindMount, Framework};
+    use crate::container::image;
+    use crate::container::labels::{
+        APP, CHOSEN, INSTALL, MEMORY, NAME, NETWORK, OWNER, PORT, REVISION, STARTED,
+    };
+    use crate::framework;
+    use serde_json::Map;
+    use skep_model::{BindMount, Framework, Principal, Revision, Source, Variant, Volume};
     use std::sync::Arc;
+
+    fn named() -> Variant {
+        let chosen = [("region".to_owned(), "e\"u".to_owned())].into();
+        Variant { chosen, ..Variant::named("north".parse().ok()) }
+    }
 
     fn order(image: Image) -> LaunchOrder {
         let mut spec = framework::test_spec("sales", Framework::Command);
@@ -240,7 +146,7 @@ mod tests {
         spec.env.insert("BASE".to_owned(), "{base_path}".to_owned());
         let owner = Principal::User { name: "ada".parse().unwrap(), groups: vec!["g".to_owned()] };
         let id = InstanceId::new(spec.id.clone(), 3);
-        LaunchOrder { id, spec: Arc::new(spec), owner: Some(owner) }
+        LaunchOrder { id, spec: Arc::new(spec), owner: Some(owner), variant: named() }
     }
 
     fn labels(order: &LaunchOrder) -> Labels {
@@ -249,6 +155,7 @@ mod tests {
             id: order.id.clone(),
             revision: Revision(u64::MAX),
             owner: order.owner.clone(),
+            variant: order.variant.clone(),
             started_at_ms: 17,
             port: 3838,
             network: "abc".to_owned(),
@@ -261,7 +168,7 @@ mod tests {
         let secrets = BTreeMap::from([("KEY".to_owned(), PathBuf::from("/data/KEY"))]);
         let labels = labels(order);
         let secrets = &secrets;
-        container(&Plan { order, image, labels: &labels, reference: &reference, publish, secrets })
+        spec(&Plan { order, image, labels: &labels, reference: &reference, publish, secrets })
     }
 
     #[test]
@@ -271,12 +178,12 @@ mod tests {
         let made = made(&order, false);
         let name = format!("/{}", name(&order.id));
         let listed = |made: &Value, names: &[&str]| {
-            Labels::of(&Document::new(json!({ "Labels": made["Labels"], "Names": names })))
+            labels_of(&Document::new(json!({ "Labels": made["Labels"], "Names": names })))
         };
         assert_eq!(listed(&made, &[&name]), Some(labels.clone()));
         assert_eq!(listed(&made, &["/other/alias", &name]), Some(labels.clone()));
         let inspected = json!({ "Config": made, "Name": name });
-        assert_eq!(Labels::of(&Document::new(inspected)), Some(labels));
+        assert_eq!(labels_of(&Document::new(inspected)), Some(labels));
         for copied in [&["/pensive_hopper"][..], &[]] {
             assert_eq!(listed(&made, copied), None, "run from an image made of an instance");
         }
@@ -291,17 +198,21 @@ mod tests {
         order.owner = None;
         let made = made(&order, false);
         let mut labels = made["Labels"].as_object().unwrap().clone();
-        for name in [INSTALL, INSTANCE, APP, REVISION, OWNER, STARTED, PORT, NETWORK, MEMORY] {
+        for name in [INSTALL, INSTANCE, APP, REVISION, OWNER, NAME, CHOSEN, STARTED, PORT, NETWORK, MEMORY] {
             assert!(labels.contains_key(name), "{name}");
         }
         assert_eq!((&labels[OWNER], &labels[MEMORY]), (&json!(""), &json!("")));
         let read = |labels: &Map<String, Value>| {
             let name = format!("/{}", name(&order.id));
-            Labels::of(&Document::new(json!({ "Labels": labels, "Name": name }))).unwrap()
+            labels_of(&Document::new(json!({ "Labels": labels, "Name": name }))).unwrap()
         };
         assert_eq!((read(&labels).owner, read(&labels).memory_limit), (None, None));
         labels.remove(OWNER);
         assert_eq!(read(&labels).owner, None, "as earlier versions wrote it");
+        assert_eq!(read(&labels).variant, order.variant);
+        labels.remove(NAME);
+        labels.remove(CHOSEN);
+        assert_eq!(read(&labels).variant, Variant::default());
     }
 
     #[test]
@@ -331,6 +242,11 @@ mod tests {
             BindMount { source: "/srv/data".to_owned(), target: "/data".to_owned(), read_only: true },
             BindMount { source: "kept".to_owned(), target: "/kept".to_owned(), read_only: false },
         ];
+        let options = [("type", "nfs"), ("o", "addr=10.0.0.9"), ("device", ":/srv")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        image.volumes.insert("kept".to_owned(), Volume { driver: "local".to_owned(), options });
+        image.labels.insert("team".to_owned(), "sales".to_owned());
+        image.gpus = Some(Gpus::Count(2));
         image.capabilities = vec!["CHOWN".to_owned()];
         image.user = Some("1000:1000".to_owned());
         image.read_only = true;
@@ -344,24 +260,18 @@ mod tests {
             (&host["Mounts"][1]["Type"], &host["Mounts"][1]["ReadOnly"]),
             (&json!("volume"), &json!(false))
         );
+        assert_eq!(
+            host["Mounts"][1]["VolumeOptions"]["DriverConfig"],
+            json!({ "Name": "local", "Options": { "type": "nfs", "o": "addr=10.0.0.9", "device": ":/srv" } })
+        );
+        assert_eq!(host["Mounts"][0].get("VolumeOptions"), None);
+        let gpus = json!([{ "Driver": "", "Capabilities": [["gpu"]], "Count": 2 }]);
+        assert_eq!((&made["Labels"]["team"], &host["DeviceRequests"]), (&json!("sales"), &gpus));
         assert_eq!(host["Mounts"][2]["Target"], "/run/secrets/KEY");
         assert_eq!((&host["Memory"], &host["MemorySwap"]), (&json!(64 << 20), &json!(64 << 20)));
         assert_eq!((&host["NanoCpus"], &host["PidsLimit"]), (&json!(500_000_000), &json!(9)));
         assert_eq!(host["PortBindings"]["3838/tcp"][0]["HostIp"], "127.0.0.1");
         assert_eq!(host["Tmpfs"]["/tmp"], "rw,nosuid,nodev,mode=1777");
         assert_eq!(made["User"], "1000:1000");
-    }
-
-    #[test]
-    fn the_port_is_the_images_unless_it_is_configured() {
-        let exposing = |ports: Value| Document::new(json!({ "Config": { "ExposedPorts": ports } }));
-        let mut image = Image::new("app");
-        assert_eq!(port(&image, &exposing(json!({ "8080/tcp": {}, "53/udp": {} }))).unwrap(), 8080);
-        let none = port(&image, &exposing(Value::Null)).unwrap_err().to_string();
-        assert!(none.contains("exposes no port") && none.contains("container.port"), "{none}");
-        let two = port(&image, &exposing(json!({ "443/tcp": {}, "80/tcp": {} }))).unwrap_err().to_string();
-        assert!(two.contains("80, 443"), "{two}");
-        image.port = Some(3838);
-        assert_eq!(port(&image, &exposing(Value::Null)).unwrap(), 3838);
     }
 }

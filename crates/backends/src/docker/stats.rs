@@ -38,8 +38,8 @@ impl Samples {
 
 impl Inner {
     pub(super) async fn stats(&self, id: &InstanceId) -> Option<Stats> {
-        let instance = self.instance(id).filter(|instance| instance.is_running())?;
-        let container = instance.container.lock().clone()?;
+        let instance = self.table.get(id).filter(|instance| instance.is_running())?;
+        let container = instance.own.container()?;
         let mut newest = self.subscribe(id, container);
         let first = tokio::time::timeout(FIRST_WITHIN, newest.wait_for(Option::is_some)).await;
         let sample = (*first.ok()?.ok()?)?;

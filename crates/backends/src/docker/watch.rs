@@ -13,8 +13,10 @@ use futures_util::stream;
 use skep_docker::Document;
 
 use super::launching::runs;
-use super::order::{INSTALL, Labels};
-use super::{Inner, Instance, now_ms};
+use super::order::labels_of;
+use super::{Inner, Instance, Watch};
+use crate::container::labels::INSTALL;
+use crate::table::now_ms;
 
 /// Between two looks at everything, without any sign that one is needed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -22,6 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 /// No launch takes this long after its image is there.
 const FORGOTTEN_AFTER_MS: i64 = 10 * 60 * 1000;
+/// Between the engine's clock and ours, and between its end and our notice of it.
+const SLACK_MS: i64 = 500;
+/// An engine that comes back ends what it finds running, and answers before that is done.
+const CLEANING_UP_MS: i64 = 3000;
 /// Containers looked at at a time.
 const AT_ONCE: usize = 8;
 
@@ -60,8 +66,8 @@ impl Inner {
     /// Compares what is known with what there is.
     async fn look_at_all(&self, install: &str) {
         // Taken before the list: what is launched meanwhile is not missed in it.
-        let known: Vec<_> =
-            self.instances.lock().values().filter(|instance| instance.is_running()).cloned().collect();
+        let mut known = self.table.all();
+        known.retain(|instance| instance.is_running());
         let listed = match self.list(install).await {
             Ok(listed) => listed,
             Err(error) => {
@@ -70,7 +76,7 @@ impl Inner {
             }
         };
         let alive = |instance: &Arc<Instance>| {
-            let container = instance.container.lock().clone();
+            let container = instance.own.container();
             container.is_some_and(|id| listed.iter().any(|c| c.id() == id && runs(c)))
         };
         self.look_at(known.into_iter().filter(|instance| !alive(instance)).collect()).await;
@@ -83,13 +89,39 @@ impl Inner {
     /// up before the engine was done with it. What a successor of this server makes is younger; and once the launcher
     /// listens no more, nothing is this server's to judge.
     fn is_orphan(&self, container: &Document) -> bool {
-        let adopted = self.watch.adopted.load(Ordering::Acquire) && !self.events.is_closed();
+        let adopted = self.watch.adopted.load(Ordering::Acquire) && !self.table.is_deserted();
         adopted
-            && Labels::of(container).is_some_and(|labels| {
+            && labels_of(container).is_some_and(|labels| {
                 let old = labels.started_at_ms < self.opened_at_ms
                     || labels.started_at_ms < now_ms() - FORGOTTEN_AFTER_MS;
-                old && self.instance(&labels.id).is_none()
+                old && self.table.get(&labels.id).is_none()
             })
+    }
+}
+
+impl Watch {
+    fn engine_left(&self) {
+        let mut away = self.away.lock();
+        // Still the same absence, while it does not answer.
+        if !matches!(*away, Some((_, None))) {
+            *away = Some((now_ms(), None));
+        }
+    }
+
+    fn engine_came(&self) {
+        if let Some((_, back @ None)) = &mut *self.away.lock() {
+            *back = Some(now_ms());
+        }
+    }
+
+    /// Whether the engine was away at that moment: it was stopping, stopped, or cleaning up after a crash.
+    pub(super) fn was_away(&self, at_ms: i64) -> bool {
+        let at = at_ms + SLACK_MS;
+        match *self.away.lock() {
+            Some((from, None)) => at >= from,
+            Some((from, Some(to))) => at >= from && at_ms <= to + CLEANING_UP_MS,
+            None => false,
+        }
     }
 }
 
@@ -107,13 +139,17 @@ async fn read(inner: Weak<Inner>, install: String) {
                 }
                 pause = AGAIN[0];
                 // Subscribed first: what happens from here on is told, what happened before is looked for.
-                let Some(()) = living(&inner).map(|inner| inner.touch_all()) else { return };
+                let Some(inner_now) = living(&inner) else { return };
+                inner_now.watch.engine_came();
+                inner_now.touch_all();
+                drop(inner_now);
                 while let Some(Ok(event)) = events.next().await {
                     let Some(inner) = living(&inner) else { return };
                     if matches!(event.action(), "die" | "destroy" | "oom" | "stop" | "kill") {
                         inner.touch(event.actor().to_owned());
                     }
                 }
+                let Some(()) = living(&inner).map(|inner| inner.watch.engine_left()) else { return };
                 tracing::warn!("the Docker Engine ended its stream of events; subscribing anew");
             }
             // Told once: an engine may be away for long.
@@ -138,15 +174,14 @@ async fn look(inner: Weak<Inner>, install: String) {
             inner.look_at_all(&install).await;
             continue;
         }
-        let instances = inner.instances.lock().values().cloned().collect::<Vec<_>>();
-        let is_touched = |instance: &Arc<Instance>| {
-            instance.container.lock().as_ref().is_some_and(|id| touched.contains(id))
-        };
+        let instances = inner.table.all();
+        let is_touched =
+            |instance: &Arc<Instance>| instance.own.container().is_some_and(|id| touched.contains(&id));
         inner.look_at(instances.into_iter().filter(is_touched).collect()).await;
     }
 }
 
 /// The backend, while it has a launcher to report to.
 fn living(inner: &Weak<Inner>) -> Option<Arc<Inner>> {
-    inner.upgrade().filter(|inner| !inner.events.is_closed())
+    inner.upgrade().filter(|inner| !inner.table.is_deserted())
 }

@@ -74,6 +74,8 @@ pub struct Site<'a> {
     pub instance: &'a InstanceId,
     /// The login name of whoever the instance is for; empty when it is for everybody.
     pub user: &'a str,
+    /// That user's groups.
+    pub groups: &'a [String],
     pub endpoint: &'a Endpoint,
 }
 
@@ -164,6 +166,8 @@ fn placeholder(site: Site<'_>, name: &str) -> Option<String> {
         "socket" => site.endpoint.socket(),
         "base_path" => site.spec.mount.base_path().to_owned(),
         "user" => site.user.to_owned(),
+        "groups" => site.groups.join(","),
+        "groups:upper" => site.groups.join(",").to_uppercase(),
         "app" => site.spec.id.to_string(),
         "instance" => site.instance.to_string(),
         _ => return None,
@@ -312,7 +316,14 @@ mod tests {
         spec.command = command.map(|words| words.iter().map(|w| (*w).to_owned()).collect());
         spec.env.insert("WHERE".to_owned(), "{base_path}|{user}|{nothing}|{".to_owned());
         let instance = InstanceId::new(spec.id.clone(), 7);
-        recipe(Site { spec: &spec, entry: Some("app.py"), instance: &instance, user: "ada", endpoint })
+        recipe(Site {
+            spec: &spec,
+            entry: Some("app.py"),
+            instance: &instance,
+            user: "ada",
+            groups: &[],
+            endpoint,
+        })
     }
 
     fn value<'a>(recipe: &'a Recipe, name: &str) -> Option<&'a str> {
@@ -372,8 +383,14 @@ mod tests {
         spec.mount = Mount::root();
         let instance = InstanceId::new(spec.id.clone(), 7);
         let endpoint = Endpoint::Port(20_001);
-        let site =
-            Site { spec: &spec, entry: Some("app.py"), instance: &instance, user: "", endpoint: &endpoint };
+        let site = Site {
+            spec: &spec,
+            entry: Some("app.py"),
+            instance: &instance,
+            user: "",
+            groups: &[],
+            endpoint: &endpoint,
+        };
         let made = recipe(site);
         assert!(made.args.contains(&"--server.baseUrlPath=".to_owned()), "{:?}", made.args);
         assert_eq!(value(&made, "SKEP_USER"), None);

@@ -7,21 +7,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use skep_launch::{Adopted, BackendError, BackendEvent, Launched};
+use skep_launch::{Adopted, BackendError, ExitReport, Launched};
 use skep_model::InstanceId;
 
 use super::attend::conclude;
-use super::environment::blocking;
 use super::folder::{self, Folder, State};
 use super::launching::dialer;
-use super::{Inner, Instance, Life, exit};
+use super::{Inner, exit};
 use crate::framework::Endpoint;
+use crate::table::blocking;
 
 /// What became of one folder.
 enum Found {
     Alive(Box<Adopted>, Box<State>),
     /// It ended, and nobody was told.
-    Ended(BackendEvent),
+    Ended(InstanceId, ExitReport),
     Nothing,
 }
 
@@ -37,19 +37,11 @@ impl Inner {
                     self.attend_again(&instance, *state);
                     adopted.push(*instance);
                 }
-                Found::Ended(event) => ended.push(event),
+                Found::Ended(id, report) => ended.push((id, report)),
                 Found::Nothing => {}
             }
         }
-        // Not awaited: the launcher may listen only once it has this answer.
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            for event in ended {
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-        });
+        self.table.tell(ended);
         let inner = Arc::clone(&self);
         // Housekeeping; the answer does not wait for it.
         tokio::task::spawn_blocking(move || inner.tidy());
@@ -58,7 +50,7 @@ impl Inner {
 
     fn look(&self) -> Vec<Found> {
         let folders = folder::list(&self.instances_dir);
-        let known = |id: &InstanceId| self.instances.lock().contains_key(id);
+        let known = |id: &InstanceId| self.table.get(id).is_some();
         folders
             .into_iter()
             .filter(|(id, _)| !known(id))
@@ -77,10 +69,10 @@ impl Inner {
             return Found::Nothing;
         };
         if let Some(exit) = conclude(folder, &state, false) {
-            let event = BackendEvent::Exited { id, report: exit::report(folder, Some(&state), &exit) };
+            let report = exit::report(folder, Some(&state), &exit);
             self.clear(&state);
             folder.settle();
-            return Found::Ended(event);
+            return Found::Ended(id, report);
         }
         if let Endpoint::Port(port) = state.endpoint {
             self.places.keep_port(port);
@@ -96,6 +88,7 @@ impl Inner {
             launched,
             revision: state.revision,
             owner: state.owner.clone(),
+            variant: state.variant.clone(),
             started_at_ms: state.started_at_ms,
             was_ready: ready_ms.is_some(),
             ready_ms,
@@ -105,9 +98,9 @@ impl Inner {
     }
 
     fn attend_again(self: &Arc<Self>, adopted: &Adopted, state: State) {
-        let life = Life::Running(adopted.launched.clone());
-        let instance = Arc::new(Instance::new(adopted.id.clone(), self.folder(&adopted.id), life));
-        self.instances.lock().insert(adopted.id.clone(), Arc::clone(&instance));
+        let (id, launched) = (adopted.id.clone(), adopted.launched.clone());
+        let folder = self.folder(&id);
+        let instance = self.table.adopt(id, launched, folder);
         tokio::spawn(Arc::clone(self).attend_to_the_end(instance, state));
     }
 

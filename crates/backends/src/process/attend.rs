@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::environment::blocking;
 use super::folder::{Folder, State};
 use super::identity::{self, Identity, Stat};
 use super::protocol::{Ask, ExitFile, Op, ShimFile, VERSION};
 use super::{Inner, Instance, cgroup};
+use crate::table::blocking;
 
 /// A connection that broke while the shim lives is opened again after this.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ impl Inner {
             if let Ok(stream) = UnixStream::connect(&state.control).await {
                 self.listen(instance, stream).await;
             }
-            let (folder, known) = (instance.folder.clone(), state.clone());
+            let (folder, known) = (instance.own.clone(), state.clone());
             if let Ok(Some(exit)) = blocking(move || conclude(&folder, &known, true)).await {
                 return exit;
             }
@@ -34,7 +34,7 @@ impl Inner {
 
     /// Holds one connection: passes on requests to stop, returns when it breaks.
     async fn listen(&self, instance: &Instance, mut stream: UnixStream) {
-        let mut stop = instance.stop.subscribe();
+        let mut stop = instance.stops();
         stop.mark_changed();
         let mut answers = [0_u8; 1024];
         loop {

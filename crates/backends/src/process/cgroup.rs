@@ -293,9 +293,9 @@ pub(super) fn ran_out_of_memory(dir: &Path) -> bool {
     })
 }
 
-/// Removes a group whose processes are gone or going. Waits for them at most a second.
+/// Removes a group whose processes are gone or going. Waits for them at most three seconds.
 pub(super) fn remove(dir: &Path) {
-    for _ in 0..100 {
+    for _ in 0..300 {
         match fs::remove_dir(dir) {
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                 kill(dir);

@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::protocol::{read_file, write_file};
 use super::user::User;
+use crate::table::blocking;
 pub(super) use need::Need;
 pub(super) use python::{Interpreter, find_program};
 
@@ -193,14 +194,6 @@ fn complete(place: &Path) -> Option<PathBuf> {
 /// Records that a folder below `place` holds the finished environment.
 fn record(place: &Path, folder: &str) -> std::io::Result<()> {
     write_file(place, Complete::NAME, &Complete { folder: folder.to_owned() }, true)
-}
-
-/// Runs blocking work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, BackendError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| BackendError::Platform(format!("a background step did not finish: {e}")))
 }
 
 #[cfg(test)]

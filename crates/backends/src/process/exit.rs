@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use skep_launch::ExitReport;
+use skep_launch::{EndedBy, ExitReport};
 
 use super::folder::{Folder, State};
 use super::logs;
@@ -18,7 +18,17 @@ pub(super) fn report(folder: &Folder, state: Option<&State>, exit: &ExitFile) ->
     if failed && let Some(hint) = state.and_then(|state| hint(state, exit, &last_lines, folder.ready_ms())) {
         reason = format!("{reason}: {hint}");
     }
-    ExitReport { reason, code: exit.code, signal: exit.signal, out_of_memory: exit.out_of_memory, last_lines }
+    // The shim is ours; when it or the machine goes, the app has done nothing.
+    let ended_by =
+        if exit.failure.is_some() && !exit.out_of_memory { EndedBy::Platform } else { EndedBy::Itself };
+    ExitReport {
+        reason,
+        code: exit.code,
+        signal: exit.signal,
+        out_of_memory: exit.out_of_memory,
+        last_lines,
+        ended_by,
+    }
 }
 
 fn reason(exit: &ExitFile, memory_limit: Option<u64>) -> String {

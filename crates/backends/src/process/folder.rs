@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use skep_model::{AppId, InstanceId, Principal, Revision, SeatId};
+use skep_model::{AppId, InstanceId, Principal, Revision, SeatId, Variant};
 
 use super::protocol::{ExitFile, LOCK_FILE, ShimFile, read_file, write_file};
 use crate::framework::Endpoint;
@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) boot: String,
     pub(super) revision: Revision,
     pub(super) owner: Option<Principal>,
+    #[serde(default)]
+    pub(super) variant: Variant,
     pub(super) started_at_ms: i64,
     pub(super) endpoint: Endpoint,
     /// The shim's control socket.
@@ -165,6 +167,7 @@ mod tests {
             boot: "b".to_owned(),
             revision: Revision(u64::MAX),
             owner: Some(Principal::User { name: "ada".parse().unwrap(), groups: vec!["g".to_owned()] }),
+            variant: Variant::named("north".parse().ok()),
             started_at_ms: 5,
             endpoint: Endpoint::Socket("/run/x".into()),
             control: "/run/c".into(),

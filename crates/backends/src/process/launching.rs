@@ -4,23 +4,22 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use skep_launch::{
-    BackendError, BackendEvent, Dial, ExitReport, LaunchOrder, Launched, ProgressSink, Stage, Stream,
-};
+use skep_launch::{BackendError, Dial, ExitReport, LaunchOrder, Launched, ProgressSink, Stage, Stream};
 use skep_model::InstanceId;
 
 use futures_util::future::BoxFuture;
 
-use super::environment::{Need, blocking};
+use super::environment::Need;
 use super::folder::{self, State};
 use super::identity::boot_id;
 use super::order::{self, App};
 use super::protocol::{LIMIT_ORDER, LOG_FILE, Order, Report, VERSION};
-use super::{Inner, Instance, Life, attend, cgroup, exit};
+use super::{Inner, Instance, attend, cgroup, exit};
 use crate::framework::Endpoint;
+use crate::table::{blocking, not_started, now_ms, stopped_early};
 
 /// From the start of the shim to its report.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
@@ -37,13 +36,10 @@ impl Inner {
     ) {
         match self.launch(&instance, order, &progress).await {
             Ok((state, launched)) => {
-                instance.life.send_replace(Life::Running(launched));
+                self.table.run(&instance, launched);
                 self.attend_to_the_end(instance, state).await;
             }
-            Err(error) => {
-                self.instances.lock().remove(&instance.id);
-                instance.life.send_replace(Life::Failed(error));
-            }
+            Err(error) => self.table.fail(&instance, error),
         }
     }
 
@@ -64,10 +60,9 @@ impl Inner {
         let mut environment = None;
         if let Some(need) = need {
             progress.report(Stage::Environment, "looking for the app's environment");
-            let mut stop = instance.stop.subscribe();
             tokio::select! {
                 built = self.environments.ensure(need, app.user.clone(), progress) => environment = Some(built?),
-                _ = stop.wait_for(Option::is_some) => return Err(stopped_early()),
+                () = instance.stop_asked() => return Err(stopped_early()),
             }
         }
         progress.report(Stage::Start, "starting the process");
@@ -89,7 +84,7 @@ impl Inner {
         environment: Option<PathBuf>,
         progress: &ProgressSink,
     ) -> Result<(State, u32), BackendError> {
-        if instance.stop.borrow().is_some() {
+        if instance.grace().is_some() {
             return Err(stopped_early());
         }
         let short = instance.id.short();
@@ -102,6 +97,7 @@ impl Inner {
             boot: boot_id(),
             revision: order.spec.revision,
             owner: order.owner.clone(),
+            variant: order.variant.clone(),
             started_at_ms: now_ms(),
             endpoint,
             control: paths.control.clone(),
@@ -119,15 +115,15 @@ impl Inner {
                 .map_err(|e| platform("make a folder for its socket", &e))?;
             let made = self.groups.make(&short, order.spec.limits);
             state.groups = made.dirs;
-            instance.folder.create(&state).map_err(|e| platform("make the instance's folder", &e))?;
+            instance.own.create(&state).map_err(|e| platform("make the instance's folder", &e))?;
             for warning in &made.warnings {
                 tracing::warn!(instance = %instance.id, "{warning}");
                 progress.report(Stage::Start, warning.as_str());
-                let _ = std::fs::write(instance.folder.path().join(LOG_FILE), format!("[skep] {warning}\n"));
+                let _ = std::fs::write(instance.own.path().join(LOG_FILE), format!("[skep] {warning}\n"));
             }
             let order = Order {
                 v: VERSION,
-                folder: instance.folder.path().to_path_buf(),
+                folder: instance.own.path().to_path_buf(),
                 control: paths.control.clone(),
                 argv: program.argv,
                 env: program.env,
@@ -143,9 +139,9 @@ impl Inner {
             Ok(pid) => Ok((state, pid)),
             Err(error) => {
                 // A shim that never answered may yet have started something.
-                attend::abandon(&instance.folder, &state);
+                attend::abandon(&instance.own, &state);
                 self.clear(&state);
-                instance.folder.remove();
+                instance.own.remove();
                 Err(error)
             }
         }
@@ -195,20 +191,14 @@ impl Inner {
         let exit = self.attend(&instance, &state).await;
         let (inner, ended) = (Arc::clone(&self), Arc::clone(&instance));
         let report = blocking(move || {
-            let report = exit::report(&ended.folder, Some(&state), &exit);
+            let report = exit::report(&ended.own, Some(&state), &exit);
             inner.clear(&state);
-            ended.folder.settle();
+            ended.own.settle();
             folder::prune(&inner.instances_dir, ended.id.app(), SystemTime::now());
             report
         });
-        let report = report.await.unwrap_or_else(|error| super::not_started(&error));
-        self.instances.lock().remove(&instance.id);
-        let asked = instance.stop.borrow().is_some();
-        instance.life.send_replace(Life::Ended(report.clone()));
-        if !asked {
-            // Bounded by the receiver; when the launcher is gone, so is whoever wants to know.
-            let _ = self.events.send(BackendEvent::Exited { id: instance.id.clone(), report }).await;
-        }
+        let report = report.await.unwrap_or_else(|error| not_started(&error));
+        self.table.end(&instance, report).await;
     }
 
     /// Gives back everything outside the instance's folder. Idempotent.
@@ -227,7 +217,7 @@ impl Inner {
     }
 
     pub(super) async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<ExitReport, BackendError> {
-        let Some(instance) = self.instance(id) else {
+        let Some(instance) = self.table.get(id) else {
             let folder = self.folder(id);
             return blocking(move || {
                 let exit = folder.exit().ok_or(BackendError::Unknown)?;
@@ -235,14 +225,12 @@ impl Inner {
             })
             .await?;
         };
-        instance.stop.send_modify(|before| {
-            *before = Some(before.map_or(grace, |b| b.min(grace)));
-        });
+        instance.ask_to_stop(grace);
         if let Ok(report) = tokio::time::timeout(grace + STOP_MARGIN, instance.ended()).await {
             return Ok(report);
         }
         // The shim does not do its part: without it, its app is killed and swept.
-        if let Some(file) = instance.folder.shim() {
+        if let Some(file) = instance.own.shim() {
             file.shim.kill();
         }
         let ended = tokio::time::timeout(STOP_MARGIN, instance.ended()).await;
@@ -250,17 +238,8 @@ impl Inner {
     }
 }
 
-fn stopped_early() -> BackendError {
-    BackendError::Platform("stopped before it was started".to_owned())
-}
-
 fn platform(what: &str, e: &std::io::Error) -> BackendError {
     BackendError::Platform(format!("Skep cannot {what}: {e}"))
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Reads one line, bounded in length and time.

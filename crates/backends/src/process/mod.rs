@@ -27,22 +27,21 @@ pub mod shim;
 mod stats;
 mod user;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use parking_lot::Mutex;
 use skep_launch::{
     Adopted, Backend, BackendError, BackendEvent, ExitReport, LaunchOrder, Launched, LogQuery, ProgressSink,
     Stats,
 };
 use skep_model::{BackendKind, InstanceId, SeatId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use environment::{Environments, blocking};
+use crate::table::{self, Table, blocking};
+use environment::Environments;
 use folder::Folder;
 pub use place::PORTS;
 
@@ -98,29 +97,14 @@ pub struct ProcessBackend {
 struct Inner {
     config: ProcessConfig,
     instances_dir: PathBuf,
-    events: mpsc::Sender<BackendEvent>,
-    instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
+    table: Table<Folder>,
     places: place::Places,
     environments: Arc<Environments>,
     groups: cgroup::Groups,
 }
 
 /// One instance this server launched or adopted.
-struct Instance {
-    id: InstanceId,
-    folder: Folder,
-    life: watch::Sender<Life>,
-    /// The grace of a request to stop.
-    stop: watch::Sender<Option<Duration>>,
-}
-
-#[derive(Debug, Clone)]
-enum Life {
-    Launching,
-    Running(Launched),
-    Failed(BackendError),
-    Ended(ExitReport),
-}
+type Instance = table::Instance<Folder>;
 
 impl ProcessBackend {
     /// Prepares the folders and finds out what this machine permits. Starts nothing and adopts nothing.
@@ -141,8 +125,7 @@ impl ProcessBackend {
             place::Places::open(config.run_dir.as_deref(), &config.data_dir).map_err(OpenError::RunFolder)?;
         let inner = Inner {
             instances_dir,
-            events,
-            instances: Mutex::new(HashMap::new()),
+            table: Table::new(events),
             places,
             environments: Arc::new(environments),
             groups: cgroup::Groups::find(),
@@ -158,61 +141,14 @@ fn private_folder(path: &std::path::Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
-impl Instance {
-    fn new(id: InstanceId, folder: Folder, life: Life) -> Self {
-        Self { id, folder, life: watch::Sender::new(life), stop: watch::Sender::new(None) }
-    }
-
-    fn has_ended(&self) -> bool {
-        matches!(*self.life.borrow(), Life::Failed(_) | Life::Ended(_))
-    }
-
-    /// Waits until the launch is over, however it went.
-    async fn launched(&self) -> Result<Launched, BackendError> {
-        let mut life = self.life.subscribe();
-        let now = life.wait_for(|life| !matches!(life, Life::Launching)).await;
-        match now.map(|life| life.clone()) {
-            Ok(Life::Running(launched)) => Ok(launched),
-            Ok(Life::Failed(error)) => Err(error),
-            Ok(Life::Ended(report)) => {
-                Err(BackendError::App { summary: report.reason, last_lines: report.last_lines })
-            }
-            Ok(Life::Launching) | Err(_) => Err(BackendError::Unknown),
-        }
-    }
-
-    /// Waits until nothing of it is left.
-    async fn ended(&self) -> ExitReport {
-        let mut life = self.life.subscribe();
-        let now = life.wait_for(|life| matches!(life, Life::Failed(_) | Life::Ended(_))).await;
-        match now.map(|life| life.clone()) {
-            Ok(Life::Ended(report)) => report,
-            Ok(Life::Failed(error)) => not_started(&error),
-            _ => not_started(&BackendError::Unknown),
-        }
-    }
-}
-
-fn not_started(error: &BackendError) -> ExitReport {
-    let last_lines = match error {
-        BackendError::App { last_lines, .. } => last_lines.clone(),
-        _ => Vec::new(),
-    };
-    ExitReport { reason: error.to_string(), code: None, signal: None, out_of_memory: false, last_lines }
-}
-
 impl Inner {
-    fn instance(&self, id: &InstanceId) -> Option<Arc<Instance>> {
-        self.instances.lock().get(id).cloned()
-    }
-
     fn folder(&self, id: &InstanceId) -> Folder {
         Folder::of(&self.instances_dir, id)
     }
 
     /// Whether nothing more is written to the instance's log.
     fn is_over(&self, id: &InstanceId) -> bool {
-        self.instance(id).is_none_or(|instance| instance.has_ended())
+        self.table.get(id).is_none_or(|instance| instance.is_over())
     }
 }
 
@@ -227,25 +163,9 @@ impl Backend for ProcessBackend {
         progress: ProgressSink,
     ) -> BoxFuture<'_, Result<Launched, BackendError>> {
         Box::pin(async move {
-            let (instance, fresh) = {
-                let mut instances = self.inner.instances.lock();
-                match instances.get(&order.id) {
-                    Some(known) => (Arc::clone(known), false),
-                    None => {
-                        let folder = self.inner.folder(&order.id);
-                        let instance = Arc::new(Instance::new(order.id.clone(), folder, Life::Launching));
-                        instances.insert(order.id.clone(), Arc::clone(&instance));
-                        (instance, true)
-                    }
-                }
-            };
-            if fresh {
-                // A task of its own: dropping this future must not undo half a launch.
-                let inner = Arc::clone(&self.inner);
-                let started = Arc::clone(&instance);
-                tokio::spawn(async move { inner.see_through(started, order, progress).await });
-            }
-            instance.launched().await
+            let (inner, id) = (Arc::clone(&self.inner), order.id.clone());
+            let course = |instance| inner.see_through(instance, order, progress);
+            self.inner.table.launch(&id, || self.inner.folder(&id), course).await
         })
     }
 
@@ -283,7 +203,7 @@ impl Backend for ProcessBackend {
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
         Box::pin(async move {
             let folder = inner.folder(&id);
-            let known = inner.instance(&id).is_some() || folder.path().is_dir();
+            let known = inner.table.get(&id).is_some() || folder.path().is_dir();
             if !known {
                 return Err(BackendError::Unknown);
             }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use skep_launch::{BackendError, LaunchOrder};
-use skep_model::{AppSpec, Framework, Principal, SecretFile, Source};
+use skep_model::{AppSpec, Framework, SecretFile, Source};
 
 use super::environment::find_program;
 use super::place::Paths;
@@ -86,12 +86,9 @@ impl Inner {
         if let (Some(venv), Some(ids)) = (environment, become_user(&app.user)) {
             user::may_enter(venv, &ids).map_err(|closed| cannot_enter(&app.user, &closed))?;
         }
-        let user = match &order.owner {
-            Some(Principal::User { name, .. }) => name.as_str(),
-            _ => "",
-        };
-        let site =
-            Site { spec: &order.spec, entry: app.entry.as_deref(), instance: &order.id, user, endpoint };
+        let (user, groups) = crate::container::whose(order);
+        let entry = app.entry.as_deref();
+        let site = Site { spec: &order.spec, entry, instance: &order.id, user, groups, endpoint };
         let recipe = framework::recipe(site);
         let path = match environment {
             Some(venv) => format!("{}:{}", venv.join("bin").display(), self.config.path),

@@ -1,26 +1,32 @@
 //! Instances as containers of a real engine.
 
-use std::sync::Arc;
+mod shell;
+mod variants;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
+use serde_json::json;
 use skep_backends::docker::{DialBy, DockerBackend, DockerConfig};
-use skep_docker::{Address, Engine, ExecOrder};
+use skep_docker::{Address, Engine, ExecOrder, Kind};
 use skep_launch::{
-    Backend, BackendError, BackendEvent, ExitReport, LaunchOrder, Launched, LogQuery, ProgressSink, Stage,
+    Backend, BackendError, BackendEvent, EndedBy, ExitReport, LaunchOrder, Launched, LogQuery, ProgressSink,
+    Stage,
 };
 use skep_model::{
-    AppSpec, BackendKind, BindMount, Framework, Image, InstanceId, Principal, Pull, SeatId, Source,
+    AppSpec, BackendKind, BindMount, Framework, Gpus, Image, InstanceId, Principal, Pull, SeatId, Source,
+    Volume,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use crate::daemon::daemon;
-use crate::registry::Registry;
-use crate::stage::{DEADLINE, get};
+use crate::daemon::{Daemon, daemon};
+use crate::registry;
+use crate::stage::{DEADLINE, TOLD, get, hungry, tell};
 
 struct Harbour {
     dir: TempDir,
@@ -30,7 +36,9 @@ struct Harbour {
 }
 
 fn engine() -> Engine {
-    Engine::new(Address::unix(daemon().socket()))
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    // One for all: a new one asks for the engine's version first.
+    ENGINE.get_or_init(|| Engine::new(Address::unix(daemon().socket()))).clone()
 }
 
 fn open(dir: &TempDir, dial: DialBy) -> (Arc<DockerBackend>, mpsc::Receiver<BackendEvent>) {
@@ -76,7 +84,7 @@ impl Harbour {
     fn order(spec: AppSpec) -> LaunchOrder {
         static NONCE: AtomicU64 = AtomicU64::new(1);
         let id = InstanceId::new(spec.id.clone(), NONCE.fetch_add(1, Ordering::Relaxed));
-        LaunchOrder { id, spec: Arc::new(spec), owner: None }
+        LaunchOrder { id, spec: Arc::new(spec), owner: None, variant: skep_model::Variant::default() }
     }
 
     async fn launch_as(&self, order: LaunchOrder) -> Result<Launched, BackendError> {
@@ -204,24 +212,63 @@ async fn an_id_is_launched_once_whoever_asks() {
     harbour.stop(&order.id).await;
 }
 
+/// The names of networks are not unique, and an engine starts nothing in one whose name is there twice.
+#[tokio::test]
+async fn servers_that_start_at_once_come_to_share_one_network() {
+    daemon().enter();
+    for round in 0..4 {
+        let network = format!("crowd{round}");
+        if round == 0 {
+            // What a race may leave, so that it is met every time. Later engines refuse the second.
+            let spec =
+                json!({ "Name": network, "Driver": "bridge", "Labels": { "skep.network": "instances" } });
+            for _ in 0..2 {
+                let _ = engine().create(Kind::Network, &spec).await;
+            }
+        }
+        let servers: Vec<_> = (0..6)
+            .map(|_| {
+                let dir = tempfile::tempdir().unwrap();
+                let (sender, events) = mpsc::channel(64);
+                let config = DockerConfig {
+                    address: Address::unix(daemon().socket()),
+                    network: network.clone(),
+                    ..DockerConfig::new(dir.path().join("data"))
+                };
+                (DockerBackend::new(config, sender), events, dir)
+            })
+            .collect();
+        let launches = servers.iter().map(async |(backend, _, _)| {
+            let order = Harbour::order(web());
+            let launched = backend.launch(order.clone(), ProgressSink::new(|_| {})).await.unwrap();
+            assert_eq!(get(&launched, "/").await.0, 200);
+            backend.stop(&order.id, Duration::from_secs(5)).await.unwrap();
+        });
+        futures_util::future::join_all(launches).await;
+        let left = engine().list(Kind::Network, &[("name", &network)]).await.unwrap();
+        assert_eq!(left.len(), 1, "{left:?}");
+        engine().remove(Kind::Network, left[0].id()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn ends_nobody_asked_for_are_told_with_their_cause() {
     let mut harbour = Harbour::new();
     let mut image = local();
     image.port = Some(8080);
-    let status = spec(image.clone(), "echo first; echo last >&2; sleep 0.5; exit 7");
+    let status = spec(image.clone(), &format!("echo first; echo last >&2; {TOLD}; exit 7"));
     let (id, launched) = harbour.launch(status).await;
-    launched.unwrap();
+    tell(launched.unwrap().pid.unwrap());
     let (ended, report) = harbour.exited().await;
     assert_eq!((ended, report.reason.as_str(), report.code), (id.clone(), "exited with status 7", Some(7)));
     assert_eq!(report.last_lines.len(), 2);
     assert_eq!(harbour.log(&id).await, report.last_lines, "what it wrote outlives its container");
     assert!(container(&id).await.is_none());
 
-    let mut hungry = spec(image.clone(), "sleep 0.5; tail /dev/zero");
-    hungry.limits.memory = Some(16 << 20);
-    let (id, launched) = harbour.launch(hungry).await;
-    launched.unwrap();
+    let mut eats = spec(image.clone(), &hungry());
+    eats.limits.memory = Some(16 << 20);
+    let (id, launched) = harbour.launch(eats).await;
+    tell(launched.unwrap().pid.unwrap());
     let (ended, report) = harbour.exited().await;
     assert_eq!((ended, report.out_of_memory), (id, true));
     assert_eq!(report.reason, "ran out of memory (limit 16 MiB)");
@@ -278,6 +325,9 @@ async fn what_keeps_an_app_from_starting_is_named() {
     image.networks = vec!["absent".to_owned()];
     let said = harbour.refused(spec(image, "")).await.to_string();
     assert!(said.contains("absent"), "{said}");
+    let image = Image { gpus: Some(Gpus::All), ..local() };
+    let said = harbour.refused(spec(image, "")).await.to_string();
+    assert!(said.contains("`container.gpus`"), "{said}");
     let mut secret = web();
     secret.secrets.insert("KEY".to_owned(), "/nonexistent/key".into());
     let said = harbour.refused(secret).await.to_string();
@@ -287,7 +337,7 @@ async fn what_keeps_an_app_from_starting_is_named() {
 #[tokio::test]
 async fn fetching_an_image_is_followed_and_can_be_stopped() {
     let mut harbour = Harbour::new();
-    let registry = Registry::start(None);
+    let registry = registry::slow();
     let name = format!("127.0.0.1:{}/team/app", registry.port);
     let fetched = |tag: &str| Image { port: Some(80), ..Image::new(format!("{name}:{tag}")) };
 
@@ -427,6 +477,31 @@ async fn secrets_are_files_and_the_rest_may_be_read_only() {
 }
 
 #[tokio::test]
+async fn volumes_are_made_with_their_options_and_labels_are_put_on() {
+    let harbour = Harbour::new();
+    let mut image = local();
+    let options = [("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,uid=7")];
+    let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    image.volumes.insert("small".to_owned(), Volume { driver: "local".to_owned(), options });
+    image.mounts =
+        vec![BindMount { source: "small".to_owned(), target: "/small".to_owned(), read_only: false }];
+    image.labels.insert("team".to_owned(), "sales".to_owned());
+    let (id, launched) = harbour.launch(spec(image, "")).await;
+    launched.unwrap();
+    let said = run_in(&id, None, "grep ' /small ' /proc/mounts").await;
+    assert!(said.contains("tmpfs") && said.contains("size=1024k") && said.contains("uid=7"), "{said}");
+    let found = engine().inspect_container(&format!("skep-{id}")).await.unwrap().unwrap();
+    assert_eq!(found.0.label("team"), Some("sales"));
+    harbour.stop(&id).await;
+
+    let mut image = local();
+    image.volumes.insert("odd".to_owned(), Volume { driver: "nosuch".to_owned(), ..Volume::default() });
+    image.mounts = vec![BindMount { source: "odd".to_owned(), target: "/odd".to_owned(), read_only: true }];
+    let said = harbour.refused(spec(image, "")).await.to_string();
+    assert!(said.contains("nosuch"), "{said}");
+}
+
+#[tokio::test]
 async fn a_loopback_port_is_dialled_where_addresses_cannot_be() {
     let harbour = Harbour::dialling(DialBy::Port);
     let (id, launched) = harbour.launch(web()).await;
@@ -446,18 +521,20 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let harbour = Harbour::new();
     let mut image = local();
     image.port = Some(1);
-    let order = Harbour::order(spec(image, "echo one; sleep 0.3; echo two"));
+    // An engine may end the log of a container that has just ended before what it wrote last.
+    let order = Harbour::order(spec(image, &format!("echo one; {TOLD}; echo two; sleep 1")));
     let id = order.id.clone();
     let launching = harbour.launch_as(order);
     let following = async {
         let query = LogQuery { tail: 10, follow: true };
         let opened = async || harbour.backend.logs(&id, query).await.ok();
-        let log = crate::daemon::until("the instance is known", opened).await;
+        let mut log = crate::daemon::until("the instance is known", opened).await;
+        assert_eq!(log.next().await.as_deref(), Some("one"));
         log.collect::<Vec<_>>().await
     };
-    let (launched, lines) = futures_util::future::join(launching, following).await;
-    launched.unwrap();
-    assert_eq!(lines, ["one", "two"]);
+    let launched = async { tell(launching.await.unwrap().pid.unwrap()) };
+    let ((), lines) = futures_util::future::join(launched, following).await;
+    assert_eq!(lines, ["two"]);
 }
 
 #[tokio::test]
@@ -477,4 +554,30 @@ async fn without_an_engine_nothing_waits_until_one_is_needed() {
         "{error}"
     );
     assert!(matches!(backend.stop(&order.id, DEADLINE).await, Err(BackendError::Unknown)));
+}
+
+// Several threads: while the engine is started anew this one waits, and the backend must go on noticing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_with_the_engine_is_nothing_the_app_did() {
+    // An engine of its own: its end is everybody's who uses it.
+    let daemon = Daemon::start(|_| Vec::new());
+    daemon.enter();
+    let dir = tempfile::tempdir().unwrap();
+    let (sender, mut events) = mpsc::channel(4);
+    let config = DockerConfig {
+        address: Address::unix(daemon.socket()),
+        ..DockerConfig::new(dir.path().join("data"))
+    };
+    let backend = DockerBackend::new(config, sender);
+    let order = Harbour::order(web());
+    backend.launch(order.clone(), ProgressSink::new(|_| {})).await.unwrap();
+    // The reader of events subscribes once the first instance is ordered.
+    let subscribed = async || backend.stats(&order.id).await.is_some().then_some(());
+    crate::daemon::until("the instance is known to run", subscribed).await;
+    let namespaces = daemon.crash();
+    daemon.restart(&namespaces);
+    let ended = tokio::time::timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
+    let BackendEvent::Exited { id, report } = ended;
+    assert_eq!((id, report.ended_by), (order.id, EndedBy::Platform), "{report:?}");
+    assert!(report.reason.ends_with(", with the Docker Engine"), "{report:?}");
 }

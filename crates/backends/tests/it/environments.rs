@@ -45,7 +45,7 @@ async fn two_visitors_never_build_twice() {
     let launches = futures_util::future::join_all((0..4).map(|_| stage.launch(spec.clone()))).await;
     for (id, launched) in &launches {
         get(launched.as_ref().unwrap(), "/").await;
-        assert!(stage.log(id).starts_with("hello from the environment\n"));
+        until("it greets", || stage.log(id).starts_with("hello from the environment\n")).await;
     }
     assert_eq!(environments(&stage.data()).len(), 1);
     let made = |p: &skep_launch::Progress| p.detail.starts_with("making an environment on Python 3");
@@ -138,7 +138,12 @@ async fn a_stop_during_a_build_is_obeyed() {
     let text = format!("--no-index\n--find-links {}\ngreeting\n", wheels.display());
     std::fs::write(stage.app().join("requirements.txt"), text).unwrap();
     let id: skep_model::InstanceId = "demo.00000000000000dd".parse().unwrap();
-    let order = LaunchOrder { id: id.clone(), spec: std::sync::Arc::new(stage.server()), owner: None };
+    let order = LaunchOrder {
+        id: id.clone(),
+        spec: std::sync::Arc::new(stage.server()),
+        owner: None,
+        variant: skep_model::Variant::default(),
+    };
     let seen = std::sync::Arc::new(tokio::sync::Notify::new());
     let told = std::sync::Arc::clone(&seen);
     let launch = stage.backend.launch(order, ProgressSink::new(move |_| told.notify_one()));

@@ -1,8 +1,10 @@
 //! Two frameworks for real: recognised, launched by their recipe, answering under their prefix.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skep_backends::framework::{Wanted, detect};
+use skep_launch::Backend;
 use skep_model::{AppSpec, Framework};
 
 use crate::spec::spec;
@@ -30,7 +32,7 @@ async fn shiny_for_r_answers_on_its_socket_and_leaves_when_asked() {
     let (status, page) = get(&launched, "/").await;
     assert_eq!(status, 200);
     assert!(page.contains("shiny.min.js"), "{page}");
-    let report = stage.stop(&id).await;
+    let report = stage.backend.stop(&id, Duration::from_secs(60)).await.unwrap();
     assert_eq!(report.reason, "stopped", "{:?}", report.last_lines);
 }
 
@@ -45,6 +47,6 @@ async fn a_flask_app_gets_its_environment_and_its_prefix() {
     let (status, page) = get(&launched, &health).await;
     assert_eq!(status, 200, "{page}");
     assert!(page.contains("/demo/"), "its links carry the prefix: {page}");
-    let report = stage.stop(&id).await;
+    let report = stage.backend.stop(&id, Duration::from_secs(60)).await.unwrap();
     assert_eq!(report.reason, "stopped", "{:?}", report.last_lines);
 }

@@ -83,7 +83,7 @@ async fn an_app_that_ignores_the_request_is_killed_after_its_grace() {
     let begun = Instant::now();
     let report = stage.backend.stop(&id, Duration::from_millis(300)).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert_eq!(report.signal, Some(9));
     assert!(report.reason.starts_with("stopped, by force"), "{}", report.reason);
 }
@@ -207,10 +207,11 @@ async fn a_processor_limit_holds() {
     launched.unwrap();
     if enforced(&stage, "limits.cpu") {
         until("it works", || stage.log(&id).contains("go")).await;
-        let before = stage.backend.stats(&id).await.unwrap().cpu_seconds;
+        let (begun, before) = (Instant::now(), stage.backend.stats(&id).await.unwrap().cpu_seconds);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let used = stage.backend.stats(&id).await.unwrap().cpu_seconds - before;
-        assert!(used < 0.6, "{used} s of 2 s at a limit of a tenth");
+        let of = begun.elapsed().as_secs_f64();
+        assert!(used < 0.3 * of, "{used} s of {of} s at a limit of a tenth");
     }
     stage.stop(&id).await;
 }

@@ -41,7 +41,12 @@ fn serve(args: Vec<String>) -> ExitCode {
         for nonce in 0..args[2].parse::<u64>().unwrap() {
             // Unlike any other test's: processes and control groups are told apart by it.
             let id = InstanceId::new(spec.id.clone(), u64::from(std::process::id()) << 32 | nonce);
-            let order = LaunchOrder { id: id.clone(), spec: Arc::clone(&spec), owner: None };
+            let order = LaunchOrder {
+                id: id.clone(),
+                spec: Arc::clone(&spec),
+                owner: None,
+                variant: skep_model::Variant::default(),
+            };
             let launched = backend.launch(order, ProgressSink::new(|_| {})).await.unwrap();
             println!("{id} {}", launched.pid.unwrap());
         }

@@ -15,3 +15,4 @@ mod registry;
 mod secrets;
 mod spec;
 mod stage;
+mod swarm;

@@ -55,9 +55,13 @@ async fn after_kill_9_the_same_processes_are_adopted() {
 
     // What they write is still there to read, and so is how they end.
     let id = &started[0].0;
-    let lines = stage.backend.logs(id, LogQuery { tail: 100, follow: false }).await.unwrap();
-    let lines: Vec<String> = lines.collect().await;
-    assert!(lines[0].starts_with("hello from") && lines.contains(&"request /".to_owned()), "{lines:?}");
+    let written = async || {
+        let lines = stage.backend.logs(id, LogQuery { tail: 100, follow: false }).await.unwrap();
+        let lines: Vec<String> = lines.collect().await;
+        lines.contains(&"request /".to_owned()).then_some(lines)
+    };
+    let lines = crate::daemon::until("what it wrote is in its log", written).await;
+    assert!(lines[0].starts_with("hello from"), "{lines:?}");
     let report = stage.stop(id).await;
     assert_eq!((report.reason.as_str(), report.signal), ("stopped", Some(15)));
     for (id, pid) in &started[1..] {
@@ -87,12 +91,14 @@ async fn an_exit_while_nobody_watched_is_reported_once() {
     let stage = Stage::new();
     std::fs::write(
         stage.app().join("brief.py"),
-        "import sys, time\ntime.sleep(0.5)\nprint('bye')\nsys.exit(3)\n",
+        "import os, sys, time\nwhile not os.path.exists(os.path.join(os.path.dirname(__file__), 'go')): time.sleep(0.05)\n\
+         print('bye')\nsys.exit(3)\n",
     )
     .unwrap();
     let (mut server, started) = serve(&stage, 1, &["python3", "brief.py"]);
     server.kill().unwrap();
     server.wait().unwrap();
+    std::fs::write(stage.app().join("go"), "").unwrap();
     let exit = stage.folder(&started[0].0).join("exit.json");
     until("the exit is recorded", || exit.exists()).await;
     let (next, mut events) = open(config(&stage.data()));
@@ -164,6 +170,6 @@ async fn a_dialled_instance_that_is_gone_is_refused_not_awaited() {
     let launched = launched.unwrap();
     get(&launched, "/").await;
     stage.stop(&id).await;
-    let dialled = tokio::time::timeout(Duration::from_secs(2), launched.dial.dial()).await.unwrap();
+    let dialled = tokio::time::timeout(DEADLINE, launched.dial.dial()).await.unwrap();
     assert!(!matches!(dialled, Ok(Stream::Unix(_) | Stream::Tcp(_))));
 }

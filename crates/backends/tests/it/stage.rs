@@ -16,8 +16,22 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 pub(crate) const HARNESS: &str = env!("CARGO_BIN_EXE_skep-process-harness");
+
+/// What a script in a container does until it is told to go on.
+pub(crate) const TOLD: &str = "until [ -e /tmp/told ]; do sleep 0.1; done";
+
+/// Tells the script of the container whose first process this is.
+pub(crate) fn tell(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/root/tmp/told"), "").unwrap();
+}
+
+/// A script that, once told to, takes more memory than its container has, and ends a little later: an engine may hear of
+/// the end before it hears of its cause.
+pub(crate) fn hungry() -> String {
+    format!("{TOLD}; tail /dev/zero; sleep 3; exit 9")
+}
 
 /// A server that answers with what it is asked for. `{socket}` or `{port}` decide where it listens.
 pub(crate) const SERVER: &str = r#"
@@ -101,7 +115,12 @@ impl Stage {
         let id = InstanceId::new(spec.id.clone(), nonce);
         let seen = Arc::clone(&self.progress);
         let sink = ProgressSink::new(move |progress| seen.lock().push(progress));
-        let order = LaunchOrder { id: id.clone(), spec: Arc::new(spec), owner: None };
+        let order = LaunchOrder {
+            id: id.clone(),
+            spec: Arc::new(spec),
+            owner: None,
+            variant: skep_model::Variant::default(),
+        };
         let launched = self.backend.launch(order, sink).await;
         (id, launched)
     }
@@ -172,7 +191,10 @@ pub(crate) async fn try_get(launched: &Launched, path: &str) -> std::io::Result<
                 stream.write_all(request.as_bytes()).await?;
                 stream.read_to_end(&mut answer).await
             }
-            Stream::Other(_) => panic!("processes are dialled directly"),
+            Stream::Other(mut stream) => {
+                stream.write_all(request.as_bytes()).await?;
+                stream.read_to_end(&mut answer).await
+            }
         }
     };
     tokio::time::timeout(Duration::from_secs(20), exchange)

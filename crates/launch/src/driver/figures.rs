@@ -6,7 +6,6 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 use skep_model::AppId;
 
-use crate::backend::Stage;
 use crate::handle::InstancePhase;
 use crate::pool::{Figure, InstanceFacts};
 
@@ -38,15 +37,9 @@ pub(super) fn count(app: &AppId, figure: Figure) {
         Figure::StartTimeout => started("timeout"),
         Figure::Stopped(reason) => stopped(reason.name()),
         Figure::Crashed => stopped("crash"),
+        Figure::Lost => stopped("lost"),
         Figure::StageTook(stage, took) => {
-            let stage = match stage {
-                Stage::Queue => "queue",
-                Stage::Environment => "environment",
-                Stage::Start => "start",
-                Stage::Boot => "boot",
-                Stage::Ready => "ready",
-            };
-            histogram!("skep_app_start_stage_duration_seconds", "app" => app.to_string(), "stage" => stage)
+            histogram!("skep_app_start_stage_duration_seconds", "app" => app.to_string(), "stage" => stage.name())
                 .record(took.as_secs_f64());
         }
     }

@@ -7,14 +7,21 @@ use futures_util::StreamExt;
 use skep_model::{InstanceId, SeatId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Links, probe};
-use crate::backend::{Adopted, Backend, BackendError, LaunchOrder, LogQuery, ProgressSink, Stage};
+use crate::backend::{
+    Adopted, Backend, BackendError, EndedBy, ExitReport, LaunchOrder, LogQuery, ProgressSink, Stage,
+};
 use crate::desk::Live;
 use crate::pool::{Failure, Found, Input, StopReason};
 
 /// How long a backend may take over a note or a few log lines: both are best effort.
 const BEST_EFFORT: Duration = Duration::from_secs(5);
+/// An instance nobody can reach for this long counts as one that does not answer.
+const UNREACHED_FOR: Duration = Duration::from_secs(60);
+/// A start that is lost is begun anew at once, but no more often than this.
+const BETWEEN_LOSSES: Duration = Duration::from_millis(500);
 /// How many log lines explain a failed start.
 const LAST_LINES: usize = 50;
 
@@ -27,7 +34,8 @@ pub(super) async fn bring_up(links: Links, order: LaunchOrder) {
         links.desk.step(Input::StartFailed { id, failure });
         return;
     };
-    let spec = order.spec.clone();
+    let (spec, name) = (order.spec.clone(), order.variant.name.clone());
+    let kind = spec.backend;
     let progress = {
         let (desk, id) = (links.desk.clone(), id.clone());
         ProgressSink::new(move |progress| {
@@ -35,11 +43,18 @@ pub(super) async fn bring_up(links: Links, order: LaunchOrder) {
             desk.step(Input::Progress { id: id.clone(), stage, detail });
         })
     };
+    let begun = Instant::now();
     match backend.launch(order, progress).await {
         Ok(launched) => {
-            links.desk.introduce(&id, Live::new(&id, &spec, spec.backend, launched));
+            links.desk.introduce(&id, Live::new(&id, (spec, name), kind, launched));
             links.desk.step(Input::Progress { id: id.clone(), stage: Stage::Boot, detail: String::new() });
             await_ready(links, id).await;
+        }
+        Err(BackendError::Lost(reason)) => {
+            tracing::info!(instance = %id, reason, "lost while it started");
+            tokio::time::sleep_until(begun + BETWEEN_LOSSES).await;
+            let report = ExitReport { reason, ended_by: EndedBy::Platform, ..ExitReport::default() };
+            links.desk.step(Input::Exited { id, report });
         }
         Err(error) => {
             tracing::warn!(instance = %id, %error, "a start did not succeed");
@@ -102,12 +117,20 @@ async fn last_lines(backend: &dyn Backend, id: &InstanceId) -> Vec<String> {
     tokio::time::timeout(BEST_EFFORT, read).await.unwrap_or_default()
 }
 
-/// One probe of a running instance.
+/// One probe of a running instance. While nobody can say how it is (its node's agent is being replaced), it is asked again:
+/// whether the node itself is gone, its backend finds out. For so long only.
 pub(super) async fn probe_running(links: Links, permits: Arc<Semaphore>, id: InstanceId) {
-    let Ok(_permit) = permits.acquire().await else { return };
-    let Some(live) = links.desk.live(&id) else { return };
-    let good = probe::once(&links.config, live.upstream.dial.as_ref(), &live.spec.health).await;
-    links.desk.step(Input::Probed { id, good });
+    let until = Instant::now() + UNREACHED_FOR;
+    loop {
+        let Ok(permit) = permits.acquire().await else { return };
+        let Some(live) = links.desk.live(&id) else { return };
+        let asked = probe::once(&links.config, live.upstream.dial.as_ref(), &live.spec.health).await;
+        drop(permit);
+        if let Some(good) = asked.or((Instant::now() >= until).then_some(false)) {
+            return links.desk.step(Input::Probed { id, good });
+        }
+        tokio::time::sleep(links.config.probe_timeout).await;
+    }
 }
 
 /// Notes the seats of an instance, after the note before.
@@ -140,6 +163,7 @@ pub(super) async fn adopt_all(links: Links) {
             id: adopted.id,
             revision: adopted.revision,
             owner: adopted.owner,
+            variant: adopted.variant,
             started: links.desk.clock.moment(adopted.started_at_ms),
             was_ready: adopted.was_ready,
             ready_ms: adopted.ready_ms,
@@ -165,5 +189,8 @@ async fn adopt(backend: &dyn Backend) -> Vec<Adopted> {
             }
         }
     }
+    // They are nobody's, and a backend ends nothing that it was not asked for: better too many than somebody's work lost.
+    let kind = backend.kind();
+    tracing::error!(?kind, "instances that are alive are left alone; restart Skep once this is mended");
     Vec::new()
 }

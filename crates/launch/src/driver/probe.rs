@@ -38,12 +38,14 @@ pub(super) async fn until_good(config: &DriverConfig, dial: &dyn Dial, health: &
 }
 
 /// One question to a running instance. Unless its health check is strict, any answer will do: an app whose page fails is
-/// broken, not dead.
-pub(super) async fn once(config: &DriverConfig, dial: &dyn Dial, health: &Health) -> bool {
+/// broken, not dead. `None` when nobody can say, because what leads to the instance is missing rather than the instance
+/// (`NetworkDown`, see [`Dial::dial`]).
+pub(super) async fn once(config: &DriverConfig, dial: &dyn Dial, health: &Health) -> Option<bool> {
     let asked = async { ask(config, dial.dial().await?, health).await };
     match timeout(config.probe_timeout, asked).await {
-        Ok(Ok(status)) => !health.strict || is_good(status, health),
-        Ok(Err(_)) | Err(_) => false,
+        Ok(Ok(status)) => Some(!health.strict || is_good(status, health)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkDown => None,
+        Ok(Err(_)) | Err(_) => Some(false),
     }
 }
 

@@ -1,14 +1,14 @@
 //! One app: its instances, its seats and its line.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_model::{AppSpec, EventKind, InstanceId, Principal, SeatId};
+use skep_model::{AppSpec, EventKind, InstanceId, InstanceName, Principal, SeatId};
 
 use super::fault::Fault;
-use super::instance::{Instance, Place, Seat, StopReason, Trouble};
+use super::instance::{Instance, Owner, Place, Seat, Seeker, StopReason, Trouble};
 use super::time::Moment;
 use super::{Action, Figure, GrantId, Granted, Record, Turn};
 use crate::handle::Refusal;
@@ -82,12 +82,14 @@ impl App {
     }
 
     /// Where a new visitor goes: the least loaded ready instance with room, the oldest of equals.
-    pub(crate) fn least_loaded(&self, turn: &Turn<'_>, principal: &Principal) -> Option<usize> {
+    pub(crate) fn least_loaded(&self, turn: &Turn<'_>, seeker: Seeker<'_>) -> Option<usize> {
         let extra = u32::from(turn.planted(Fault::OneSeatTooMany));
         let fits = |i: &Instance| {
             (i.is_ready() || turn.planted(Fault::GrantOnDraining) && i.is_draining())
                 && i.taken < self.spec.seats + extra
-                && (i.admits(principal) || turn.planted(Fault::ShareOwned))
+                && (i.admits(seeker)
+                    || turn.planted(Fault::ShareOwned)
+                    || turn.planted(Fault::IgnoreChoice) && i.is_theirs(seeker))
         };
         let candidates = self.instances.iter().enumerate().filter(|(_, i)| fits(i));
         if turn.planted(Fault::MostLoaded) {
@@ -96,9 +98,24 @@ impl App {
         candidates.min_by_key(|(_, i)| i.taken).map(|(index, _)| index)
     }
 
-    /// Whether an instance that is alive, or on its way, could still take this principal.
-    pub(crate) fn has_hope(&self, principal: &Principal) -> bool {
-        self.instances.iter().any(|i| i.is_fresh() && i.admits(principal))
+    /// Whether an instance that is alive, or on its way, could still take them.
+    pub(crate) fn has_hope(&self, seeker: Seeker<'_>) -> bool {
+        self.instances.iter().any(|i| i.is_fresh() && i.admits(seeker))
+    }
+
+    /// Whether one more name would be one too many for one person, with so many places of the line before theirs. What
+    /// was told to end does not count, although it may take seconds: whoever ends one may open another at once.
+    pub(crate) fn has_enough(&self, seeker: Seeker<'_>, ahead: usize) -> bool {
+        if !self.spec.per_user {
+            return false;
+        }
+        let own = self.instances.iter().filter(|i| !i.is_given_up());
+        let own = own.filter(|i| i.owner.as_ref().is_some_and(|(owner, _)| owner.is(seeker.principal)));
+        let waited_for = self.line.iter().take(ahead).map(Place::seeker);
+        let waited_for = waited_for.filter(|other| Owner::of(other.principal).is(seeker.principal));
+        let mut names: BTreeSet<Option<&InstanceName>> = own.map(|i| i.variant.name.as_ref()).collect();
+        names.extend(waited_for.map(|other| other.name));
+        !names.contains(&seeker.name) && names.len() >= self.spec.max_instances_per_user.max(1) as usize
     }
 
     /// Puts a visitor on a seat of an instance, with so many open uses.
@@ -121,6 +138,7 @@ impl App {
             instance: instance.id.clone(),
             grant,
             user: principal.user().cloned(),
+            own: false,
             open,
             foreign: 0,
             lasting,
@@ -194,7 +212,14 @@ impl App {
         principal: Option<&Principal>,
         refusal: Refusal,
     ) -> Refusal {
-        if matches!(refusal, Refusal::Cold | Refusal::UnknownApp | Refusal::ShuttingDown) {
+        if matches!(
+            refusal,
+            Refusal::Cold
+                | Refusal::ChoiceNeeded
+                | Refusal::ChoiceDiffers
+                | Refusal::UnknownApp
+                | Refusal::ShuttingDown
+        ) {
             return refusal;
         }
         let code = refusal.code();

@@ -1,28 +1,35 @@
 //! A visitor asks for a seat, waits for one, uses it, gives it back.
 
-use skep_model::{InstanceId, Principal, SeatId};
+use skep_model::{Choice, InstanceId, Principal, SeatId};
 
 use super::app::App;
 use super::fault::Fault;
-use super::instance::{Place, Waiter};
+use super::instance::{Place, Seeker, Waiter};
 use super::time::Moment;
 use super::{Action, Answer, GrantId, Granted, Ticket, Turn};
 use crate::handle::{Claim, ClaimKind, Refusal, SeatKey};
 
 impl App {
     pub(crate) fn claim(&mut self, turn: &mut Turn<'_>, claim: &Claim) -> Answer {
-        let key = claim.key.as_ref().filter(|key| self.key_fits(key, &claim.principal));
+        if let Some(id) = &claim.joins {
+            return self.join_others(turn, claim, id);
+        }
+        let key = claim.key.as_ref().filter(|key| self.key_fits(key, claim.seeker()));
         if let Some(key) = key
             && let Some(granted) = self.resume(turn, key.seat, claim.kind)
         {
             // Seats that were adopted do not say whose they are; those who log in keep theirs.
-            if let (Some(user), Some(seat)) = (claim.principal.user(), self.seats.get_mut(&key.seat)) {
-                seat.user.get_or_insert_with(|| user.clone());
+            if let Some(seat) = self.seats.get_mut(&key.seat) {
+                seat.own = true;
+                seat.user = seat.user.take().or_else(|| claim.principal.user().cloned());
             }
             return Answer::Granted(granted);
         }
         if self.removed {
             return Answer::Refused(Refusal::UnknownApp);
+        }
+        if let Some(refusal) = self.no_instance_for(claim) {
+            return Answer::Refused(self.refuse(turn, Some(&claim.principal), refusal));
         }
         let lasting = match claim.kind {
             ClaimKind::Page | ClaimKind::HeldPage => true,
@@ -34,17 +41,26 @@ impl App {
         {
             return self.join(turn, at, claim, lasting);
         }
-        if let Some(index) = self.free_seat_for(turn, key, &claim.principal) {
+        if let Some(index) = self.free_seat_for(turn, key, claim.seeker()) {
             let seat = key.map_or_else(|| turn.seat(), |key| key.seat);
-            return Answer::Granted(self.sit(turn, index, seat, &claim.principal, lasting, 1));
+            let granted = self.sit(turn, index, seat, &claim.principal, lasting, 1);
+            self.mark_own(seat);
+            return Answer::Granted(granted);
         }
         if claim.kind == ClaimKind::WarmOnly {
             return Answer::Refused(Refusal::Cold);
         }
-        if turn.now < self.trouble.until && !self.has_hope(&claim.principal) {
+        if turn.now < self.trouble.until && !self.has_hope(claim.seeker()) {
             let refusal = self.failure_refusal(turn.now);
             return Answer::Refused(self.refuse(turn, Some(&claim.principal), refusal));
         }
+        if self.has_enough(claim.seeker(), self.line.len()) {
+            let refusal = Refusal::TooManyOfOne(self.spec.max_instances_per_user);
+            return Answer::Refused(self.refuse(turn, Some(&claim.principal), refusal));
+        }
+        let Some(chosen) = self.choice_for(claim) else {
+            return Answer::Refused(Refusal::ChoiceNeeded);
+        };
         // A line of no length would make a cold start impossible.
         if self.line.len() >= self.spec.max_waiting.max(1) as usize {
             return Answer::Refused(self.refuse(turn, Some(&claim.principal), Refusal::LineFull));
@@ -53,6 +69,8 @@ impl App {
         self.line.push_back(Place {
             seat,
             principal: claim.principal.clone(),
+            name: claim.name.clone(),
+            chosen,
             since: turn.now,
             tickets: Vec::new(),
             page_seen: None,
@@ -63,16 +81,92 @@ impl App {
         self.join(turn, self.line.len() - 1, claim, lasting)
     }
 
+    /// Why there is no instance that this claim could ever mean.
+    fn no_instance_for(&self, claim: &Claim) -> Option<Refusal> {
+        if !self.spec.per_user {
+            return None;
+        }
+        // All who send no cookie look like one visitor, who has one instance: with names, one of them could use up what
+        // all of them may have.
+        if claim.name.is_some() && claim.principal == Principal::Anonymous {
+            return Some(Refusal::NoIdentity);
+        }
+        let chosen = claim.chosen.as_ref()?;
+        let mut theirs = self.choices_of(claim.seeker()).peekable();
+        (theirs.peek().is_some() && theirs.all(|known| known != chosen)).then_some(Refusal::ChoiceDiffers)
+    }
+
+    /// What their instances of this name, alive or waited for, are started with.
+    fn choices_of<'a>(&'a self, seeker: Seeker<'a>) -> impl Iterator<Item = &'a Choice> {
+        let there = self.instances.iter().filter(move |i| i.is_fresh() && i.is_theirs(seeker));
+        let waiting = self.line.iter().filter(move |place| place.seeker().is(seeker));
+        there.map(|i| &i.variant.chosen).chain(waiting.map(|place| &place.chosen))
+    }
+
+    /// What an instance for this claim would be started with: what was chosen with it, else what the one was that they wait for.
+    /// `None`: it has to be chosen first.
+    fn choice_for(&self, claim: &Claim) -> Option<Choice> {
+        if self.spec.parameters.is_empty() {
+            return Some(Choice::new());
+        }
+        // What is published may have changed since it was checked.
+        let offered = |chosen: &&Choice| self.spec.parameters.check(&claim.principal, chosen).is_ok();
+        match &claim.chosen {
+            Some(chosen) if self.choices_of(claim.seeker()).any(|known| known == chosen) => {
+                Some(chosen.clone())
+            }
+            Some(chosen) => Some(chosen).filter(offered).cloned(),
+            None => self.choices_of(claim.seeker()).next().cloned(),
+        }
+    }
+
+    /// The seat is not a guest's.
+    fn mark_own(&mut self, seat: SeatId) {
+        if let Some(seat) = self.seats.get_mut(&seat) {
+            seat.own = true;
+        }
+    }
+
+    /// A seat on somebody else's instance, by their leave: at once or not at all.
+    fn join_others(&mut self, turn: &mut Turn<'_>, claim: &Claim, id: &InstanceId) -> Answer {
+        let Some(index) = self.index(id) else { return Answer::Refused(Refusal::ShareEnded) };
+        let key = claim.key.as_ref();
+        let own = key.filter(|key| self.seats.get(&key.seat).is_some_and(|seat| seat.instance == *id));
+        if let Some(granted) = own.and_then(|key| self.resume(turn, key.seat, claim.kind)) {
+            return Answer::Granted(granted);
+        }
+        let instance = &self.instances[index];
+        if instance.is_starting() || instance.is_wedged() {
+            return Answer::Refused(Refusal::NotUp);
+        }
+        if !instance.is_ready() {
+            return Answer::Refused(Refusal::ShareEnded);
+        }
+        // The last seat is its owner's.
+        let mut seats = self.seats.values();
+        let owner_is_there = seats.any(|seat| seat.own && seat.instance == *id);
+        let kept =
+            u32::from(instance.owner.is_some() && !owner_is_there && !turn.planted(Fault::GuestsTakeAll));
+        if instance.taken + kept >= self.spec.seats {
+            return Answer::Refused(self.refuse(turn, Some(&claim.principal), Refusal::NoRoom));
+        }
+        let lasting = matches!(claim.kind, ClaimKind::Page | ClaimKind::HeldPage);
+        // A key that leads elsewhere stays what it is.
+        let seat = turn.seat();
+        Answer::Granted(self.sit(turn, index, seat, &claim.principal, lasting, 1))
+    }
+
     /// A key is void for whoever may not sit where it leads.
-    fn key_fits(&self, key: &SeatKey, principal: &Principal) -> bool {
+    fn key_fits(&self, key: &SeatKey, seeker: Seeker<'_>) -> bool {
+        // What was somebody's own stays theirs to its end, also when the app is shared by now.
+        if let Some(seat) = self.seats.get(&key.seat) {
+            return self.index(&seat.instance).is_some_and(|i| self.instances[i].admits(seeker));
+        }
         if !self.spec.per_user {
             return true;
         }
-        if let Some(seat) = self.seats.get(&key.seat) {
-            return self.index(&seat.instance).is_some_and(|i| self.instances[i].admits(principal));
-        }
         let waiting = self.line.iter().find(|place| place.seat == key.seat);
-        waiting.is_none_or(|place| super::instance::Owner::of(&place.principal).is(principal))
+        waiting.is_none_or(|place| place.seeker().is(seeker))
     }
 
     /// A seat the visitor holds already, on a ready instance or on one that is being drained.
@@ -100,22 +194,21 @@ impl App {
     }
 
     /// Room for a newcomer. Nobody overtakes the line.
-    fn free_seat_for(&self, turn: &Turn<'_>, key: Option<&SeatKey>, principal: &Principal) -> Option<usize> {
-        let queued =
-            |place: &Place| !self.spec.per_user || super::instance::Owner::of(&place.principal).is(principal);
+    fn free_seat_for(&self, turn: &Turn<'_>, key: Option<&SeatKey>, seeker: Seeker<'_>) -> Option<usize> {
+        let queued = |place: &Place| !self.spec.per_user || place.seeker().is(seeker);
         if self.line.iter().any(queued) {
             return None;
         }
         let wanted = key.and_then(|key| key.instance.as_ref());
-        self.remembered(wanted, principal).or_else(|| self.least_loaded(turn, principal))
+        self.remembered(wanted, seeker).or_else(|| self.least_loaded(turn, seeker))
     }
 
     /// The instance a visitor was on before, if it takes newcomers.
-    fn remembered(&self, wanted: Option<&InstanceId>, principal: &Principal) -> Option<usize> {
+    fn remembered(&self, wanted: Option<&InstanceId>, seeker: Seeker<'_>) -> Option<usize> {
         let index = self.index(wanted?)?;
         let instance = &self.instances[index];
         let room = instance.is_ready() && instance.taken < self.spec.seats;
-        (room && instance.admits(principal)).then_some(index)
+        (room && instance.admits(seeker)).then_some(index)
     }
 
     /// Waits at a place of the line.
@@ -240,20 +333,21 @@ impl App {
         }
     }
 
-    /// Grants seats to the line, in order; where instances are not shared, in order per owner.
+    /// Grants seats to the line, in order; where instances are not shared, in order per owner and name.
     pub(crate) fn serve_line(&mut self, turn: &mut Turn<'_>) {
         if self.line.is_empty() || matches!(turn.mode, super::Mode::Frozen | super::Mode::ShuttingDown) {
             return;
         }
+        self.refuse_withdrawn(turn);
         let mut at = 0;
         let mut served = false;
         while at < self.line.len() {
             if turn.planted(Fault::LineFromTheEnd) && !self.spec.per_user {
                 at = self.line.len() - 1;
             }
-            let Place { wanted, principal, .. } = &self.line[at];
-            let remembered = self.remembered(wanted.as_ref(), principal);
-            let Some(index) = remembered.or_else(|| self.least_loaded(turn, principal)) else {
+            let (wanted, seeker) = (self.line[at].wanted.as_ref(), self.line[at].seeker());
+            let remembered = self.remembered(wanted, seeker);
+            let Some(index) = remembered.or_else(|| self.least_loaded(turn, seeker)) else {
                 // Others may have instances of their own.
                 if self.spec.per_user && !turn.planted(Fault::LineFromTheEnd) {
                     at += 1;
@@ -265,6 +359,7 @@ impl App {
             served = true;
             let open = u32::try_from(place.tickets.len()).unwrap_or(u32::MAX);
             let granted = self.sit(turn, index, place.seat, &place.principal, place.lasting, open);
+            self.mark_own(place.seat);
             for waiter in &place.tickets {
                 turn.out.push(Action::Grant { ticket: waiter.ticket, granted: granted.clone() });
                 if turn.planted(Fault::AnswerTwice) {

@@ -35,10 +35,18 @@ pub enum Fault {
     NoBackoff,
     /// A user gets a seat on another user's own instance.
     ShareOwned,
+    /// Guests of a shared instance take its owner's seat as well.
+    GuestsTakeAll,
+    /// Whoever waits for a start with a value that was withdrawn goes on waiting.
+    KeepWithdrawn,
+    /// Whoever chose before the start gets an instance that was started with something else.
+    IgnoreChoice,
+    /// An instance lost with what it ran on counts as a failure of its app.
+    BlameTheApp,
 }
 
 impl Fault {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::GrantOnDraining,
         Self::OneSeatTooMany,
         Self::LineFromTheEnd,
@@ -55,5 +63,9 @@ impl Fault {
         Self::MostLoaded,
         Self::NoBackoff,
         Self::ShareOwned,
+        Self::GuestsTakeAll,
+        Self::KeepWithdrawn,
+        Self::IgnoreChoice,
+        Self::BlameTheApp,
     ];
 }

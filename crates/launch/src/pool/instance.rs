@@ -1,11 +1,11 @@
 //! One instance, a seat on it, a place in the line: the nouns of the pool and their own arithmetic.
 
-use skep_model::{GuestId, InstanceId, Principal, Revision, SeatId, UserName};
+use skep_model::{Choice, GuestId, InstanceId, InstanceName, Principal, Revision, SeatId, UserName, Variant};
 
 use super::time::Moment;
 use super::{GrantId, Ticket};
 use crate::backend::Stage;
-use crate::handle::InstancePhase;
+use crate::handle::{Claim, InstancePhase};
 
 /// Why an instance has to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +57,7 @@ impl StopReason {
             Self::Removed => "the app is no longer published",
             Self::Lifetime => "it has reached its maximum lifetime",
             Self::Wedged => "it does not answer any more",
-            Self::Command => "an administrator ordered the stop",
+            Self::Command => "somebody ordered the stop",
             Self::Restart => "an administrator ordered a restart",
             Self::StartFailed => "it did not become ready",
             Self::Shutdown => "the server is shutting down",
@@ -108,18 +108,43 @@ impl Owner {
     }
 }
 
+/// Who looks for a seat, and where instances are not shared: under which name, and started with what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seeker<'a> {
+    pub principal: &'a Principal,
+    pub name: Option<&'a InstanceName>,
+    /// `None`: with whatever it was started with.
+    pub chosen: Option<&'a Choice>,
+}
+
+impl Seeker<'_> {
+    /// The same person, and the same name.
+    pub(crate) fn is(self, other: Seeker<'_>) -> bool {
+        Owner::of(self.principal).is(other.principal) && self.name == other.name
+    }
+}
+
+impl Claim {
+    pub(crate) fn seeker(&self) -> Seeker<'_> {
+        Seeker { principal: &self.principal, name: self.name.as_ref(), chosen: self.chosen.as_ref() }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub id: InstanceId,
     pub revision: Revision,
     /// Set for apps with one instance per user.
     pub owner: Option<(Owner, Principal)>,
+    pub variant: Variant,
     pub phase: Phase,
     pub started: Moment,
     pub ready_at: Option<Moment>,
     pub ready_ms: Option<u64>,
     pub stage: Stage,
     pub stage_since: Moment,
+    /// The stages behind it and how long each took, milliseconds.
+    pub stages: Vec<(Stage, u64)>,
     pub detail: String,
     /// Seats held or reserved.
     pub taken: u32,
@@ -143,12 +168,14 @@ impl Instance {
             id,
             revision,
             owner: owner.map(|principal| (Owner::of(&principal), principal)),
+            variant: Variant::default(),
             phase: Phase::Starting { clock: now, environment: false },
             started: now,
             ready_at: None,
             ready_ms: None,
             stage: Stage::Start,
             stage_since: now,
+            stages: Vec::new(),
             detail: String::new(),
             taken: 0,
             open: 0,
@@ -184,9 +211,22 @@ impl Instance {
         self.is_starting() || self.is_ready()
     }
 
-    /// Whether this principal may sit here.
-    pub(crate) fn admits(&self, principal: &Principal) -> bool {
-        self.owner.as_ref().is_none_or(|(owner, _)| owner.is(principal))
+    /// Whether this is where they may sit.
+    pub(crate) fn admits(&self, seeker: Seeker<'_>) -> bool {
+        let fits = || seeker.chosen.is_none_or(|chosen| self.variant.chosen == *chosen);
+        self.owner.is_none() || self.is_theirs(seeker) && fits()
+    }
+
+    /// Whether it is their own, under this name, whatever it was started with.
+    pub(crate) fn is_theirs(&self, seeker: Seeker<'_>) -> bool {
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|(owner, _)| owner.is(seeker.principal))
+            && self.variant.name.as_ref() == seeker.name
+    }
+
+    /// Whether its owner, or whoever manages the app, has ordered its end.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.phase, Phase::Stopping | Phase::Draining { reason: StopReason::Command, .. })
     }
 
     pub(crate) fn public_phase(&self) -> InstancePhase {
@@ -206,6 +246,8 @@ pub(crate) struct Seat {
     pub grant: GrantId,
     /// Whose it is, when somebody is logged in.
     pub user: Option<UserName>,
+    /// Where instances are not shared: known to be the owner's, rather than a guest's.
+    pub own: bool,
     /// Open requests and tunnels.
     pub open: u32,
     /// Of those, in a predecessor process: their traffic is not seen here.
@@ -225,6 +267,9 @@ pub(crate) struct Seat {
 pub(crate) struct Place {
     pub seat: SeatId,
     pub principal: Principal,
+    pub name: Option<InstanceName>,
+    /// What an instance for it is started with.
+    pub chosen: Choice,
     pub since: Moment,
     pub tickets: Vec<Waiter>,
     /// Set for a page: when it was last seen. Such a place outlives its tickets.
@@ -232,6 +277,13 @@ pub(crate) struct Place {
     pub lasting: bool,
     /// Where the visitor was before.
     pub wanted: Option<InstanceId>,
+}
+
+impl Place {
+    pub(crate) fn seeker(&self) -> Seeker<'_> {
+        let chosen = Some(&self.chosen).filter(|chosen| !chosen.is_empty());
+        Seeker { principal: &self.principal, name: self.name.as_ref(), chosen }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

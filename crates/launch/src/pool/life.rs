@@ -6,7 +6,7 @@ use super::app::App;
 use super::fault::Fault;
 use super::instance::{Instance, Phase, StopReason};
 use super::{Action, Failure, Figure, Mode, Turn};
-use crate::backend::ExitReport;
+use crate::backend::{EndedBy, ExitReport};
 
 impl App {
     /// From now on the instance gets no new visitor. It is stopped when the last one has gone, or at its deadline.
@@ -111,11 +111,24 @@ impl App {
     pub(crate) fn exited(&mut self, turn: &mut Turn<'_>, id: &InstanceId, report: ExitReport) {
         let Some(index) = self.index(id) else { return };
         let failure = Failure { summary: report.reason, last_lines: report.last_lines };
+        let blameless = report.ended_by == EndedBy::Platform && !turn.planted(Fault::BlameTheApp);
         match self.instances[index].phase {
             // The answer to the stop will say when nothing is left.
             Phase::Stopping => {}
             // What it left behind is cleared away like that of any failed start.
-            Phase::Starting { .. } => self.fail_start(turn, id, failure, None),
+            Phase::Starting { .. } if !blameless => self.fail_start(turn, id, failure, None),
+            // Whoever waits for it gets another one.
+            Phase::Starting { .. } => {
+                self.figure(turn, Figure::StartFailed);
+                self.record(turn, EventKind::InstanceFailed, id, failure.summary);
+                self.stop(turn, index, StopReason::StartFailed);
+            }
+            Phase::Ready | Phase::Draining { .. } if blameless => {
+                self.record(turn, EventKind::InstanceStop, id, format!("lost: {}", failure.summary));
+                self.figure(turn, Figure::Lost);
+                self.clear(turn, id);
+                self.remove(turn, index);
+            }
             Phase::Ready | Phase::Draining { .. } => {
                 let fresh = self.instances[index].is_ready();
                 let kind =
@@ -173,9 +186,19 @@ impl App {
     }
 
     pub(crate) fn stop_by_command(&mut self, turn: &mut Turn<'_>, id: &InstanceId) {
-        if let Some(index) = self.index(id) {
-            self.drain(turn, index, StopReason::Command);
+        let Some(index) = self.index(id) else { return };
+        // A page that waits for it does not have another one started: whoever looks at it may ask anew.
+        let instance = &self.instances[index];
+        if let (Phase::Starting { .. }, Some((owner, _))) = (&instance.phase, &instance.owner) {
+            let name = &instance.variant.name;
+            for place in &mut self.line {
+                if owner.is(&place.principal) && place.name == *name {
+                    place.page_seen = None;
+                }
+            }
+            self.line.retain(|place| !place.tickets.is_empty() || place.page_seen.is_some());
         }
+        self.drain(turn, index, StopReason::Command);
     }
 
     pub(crate) fn restart_by_command(&mut self, turn: &mut Turn<'_>, id: &InstanceId) {

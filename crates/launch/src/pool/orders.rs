@@ -73,7 +73,10 @@ impl Pool {
             }
         }
         for id in touched {
-            self.with(&id, nonces, out, |app, turn| app.serve_line(turn));
+            self.with(&id, nonces, out, |app, turn| {
+                app.refuse_excess(turn);
+                app.serve_line(turn);
+            });
             self.enlist(&id);
         }
     }
@@ -87,7 +90,10 @@ impl Pool {
     ) {
         let targeted = self.targeted(target);
         for id in &targeted {
-            self.with(id.app(), nonces, out, |app, turn| order(app, turn, id));
+            self.with(id.app(), nonces, out, |app, turn| {
+                order(app, turn, id);
+                app.serve_line(turn);
+            });
             self.enlist(id.app());
         }
         self.start_wanting(nonces, out);
@@ -164,6 +170,11 @@ impl App {
         for seat in seats {
             self.queue_deadline(seat);
         }
+        if self.spec.parameters.is_empty() {
+            self.line.iter_mut().for_each(|place| place.chosen.clear());
+        }
+        self.refuse_excess(turn);
+        self.refuse_withdrawn(turn);
         self.changed(turn);
     }
 
@@ -179,10 +190,7 @@ impl App {
 
     fn refuse_line(&mut self, turn: &mut Turn<'_>, refusal: &Refusal) {
         for place in std::mem::take(&mut self.line) {
-            self.refuse(turn, Some(&place.principal), refusal.clone());
-            for waiter in place.tickets {
-                turn.out.push(Action::Refuse { ticket: waiter.ticket, refusal: refusal.clone() });
-            }
+            self.send_away(turn, place, refusal);
         }
         self.changed(turn);
     }
@@ -195,6 +203,7 @@ impl App {
         let id = found.id.clone();
         let current = found.revision == self.spec.revision && found.owner.is_some() == self.spec.per_user;
         let mut instance = Instance::new(id.clone(), found.revision, found.owner, turn.now);
+        instance.variant = found.variant;
         instance.started = found.started;
         instance.ready_ms = found.ready_ms;
         instance.stage = Stage::Boot;
@@ -218,7 +227,7 @@ impl App {
             for seat in found.seats {
                 // Somebody else at the same browser has come meanwhile.
                 let claimed = self.line.iter().find(|place| place.seat == seat);
-                let claimed = claimed.is_some_and(|place| !self.instances[index].admits(&place.principal));
+                let claimed = claimed.is_some_and(|place| !self.instances[index].admits(place.seeker()));
                 if !claimed && !self.seats.contains_key(&seat) {
                     self.sit(turn, index, seat, &skep_model::Principal::Anonymous, true, 0);
                 }

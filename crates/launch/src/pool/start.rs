@@ -1,12 +1,12 @@
 //! When an instance is started, and what a failed start means for who waits.
 
-use skep_model::{AppId, EventKind, InstanceId, Principal};
+use skep_model::{AppId, EventKind, InstanceId, Principal, Variant};
 use std::time::Duration;
 
 use super::app::App;
 use super::fault::Fault;
-use super::instance::{Instance, LastFailure, Phase, StopReason};
-use super::time::Moment;
+use super::instance::{Instance, LastFailure, Phase, Place, StopReason};
+use super::time::{Moment, millis};
 use super::{Action, Failure, Figure, Mode, Nonces, Pool, Turn};
 use crate::backend::{LaunchOrder, Stage};
 use crate::handle::Refusal;
@@ -14,8 +14,8 @@ use crate::handle::Refusal;
 /// Why an app needs one more instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Somebody waits; where instances are not shared, this principal.
-    Demand(Option<Principal>),
+    /// Somebody waits; where instances are not shared, this principal, for this variant.
+    Demand(Option<(Principal, Variant)>),
     /// Seats are to be kept warm, or a restart is to be replaced.
     Warm,
 }
@@ -28,10 +28,11 @@ impl App {
             return None;
         }
         if self.spec.per_user {
-            let lacking =
-                |principal: &&Principal| !self.instances.iter().any(|i| i.is_fresh() && i.admits(principal));
-            let owner = self.line.iter().map(|place| &place.principal).find(lacking)?;
-            return Some(Need::Demand(Some(owner.clone())));
+            // What may not be started any more waits for its refusal.
+            let startable = |place: &&Place| !self.has_hope(place.seeker()) && self.is_offered(place);
+            let place = self.line.iter().find(startable)?;
+            let variant = Variant { name: place.name.clone(), chosen: place.chosen.clone() };
+            return Some(Need::Demand(Some((place.principal.clone(), variant))));
         }
         let mut supply = 0_usize;
         let mut fresh = false;
@@ -67,23 +68,29 @@ impl App {
 
     fn start(&mut self, turn: &mut Turn<'_>, need: Need) {
         let id = InstanceId::new(self.spec.id.clone(), turn.nonces.next());
-        let (owner, warm, detail) = match need {
-            Need::Demand(owner) => (owner, false, format!("for {} waiting", self.line.len())),
+        let (whose, warm, detail) = match need {
+            Need::Demand(whose) => (whose, false, format!("for {} waiting", self.line.len())),
             Need::Warm => (None, true, "to keep seats warm".to_owned()),
         };
+        let (owner, variant) =
+            whose.map_or((None, Variant::default()), |(owner, variant)| (Some(owner), variant));
         let mut instance = Instance::new(id.clone(), self.spec.revision, owner.clone(), turn.now);
+        instance.variant = variant.clone();
         instance.warm = warm;
+        let first = self.line.front().filter(|_| !warm);
+        let queued = first.map(|first| turn.now.since(first.since));
+        instance.stages.extend(queued.map(|queued| (Stage::Queue, millis(queued))));
         self.instances.push(instance);
         self.replace = false;
         turn.counts.instances += 1;
         turn.counts.starting += 1;
         turn.counts.starting_warm += u32::from(warm);
-        if let Some(first) = self.line.front().filter(|_| !warm) {
-            let queued = turn.now.since(first.since);
+        if let Some(queued) = queued {
             self.figure(turn, Figure::StageTook(Stage::Queue, queued));
         }
         self.record(turn, EventKind::InstanceStart, &id, detail);
-        turn.out.push(Action::Launch(LaunchOrder { id, spec: self.spec.clone(), owner }));
+        let spec = self.spec.of_variant(&variant);
+        turn.out.push(Action::Launch(LaunchOrder { id, spec, owner, variant }));
         self.changed(turn);
     }
 
@@ -108,6 +115,11 @@ impl App {
             let took = turn.now.since(instance.stage_since);
             let ended = std::mem::replace(&mut instance.stage, stage);
             instance.stage_since = turn.now;
+            // A backend that goes back and forth does not fill the memory.
+            match instance.stages.iter_mut().find(|(stage, _)| *stage == ended) {
+                Some((_, sum)) => *sum += millis(took),
+                None => instance.stages.push((ended, millis(took))),
+            }
             self.figure(turn, Figure::StageTook(ended, took));
         }
         self.instances[index].detail = detail;
@@ -130,9 +142,11 @@ impl App {
         Self::leave_starting(turn, &self.instances[index]);
         let instance = &mut self.instances[index];
         let took = turn.now.since(instance.started);
-        let ms = super::time::millis(took);
+        let ms = millis(took);
         let stage = std::mem::replace(&mut instance.stage, Stage::Ready);
         let stage_took = turn.now.since(instance.stage_since);
+        let mut stages = std::mem::take(&mut instance.stages);
+        stages.push((stage, millis(stage_took)));
         instance.phase = Phase::Ready;
         instance.ready_at = Some(turn.now);
         instance.ready_ms = Some(ms);
@@ -143,7 +157,10 @@ impl App {
         self.trouble.last = None;
         self.figure(turn, Figure::StageTook(stage, stage_took));
         self.figure(turn, Figure::StartReady);
-        self.record(turn, EventKind::InstanceReady, id, format!("answered after {ms} ms"));
+        let stages: Vec<String> =
+            stages.iter().map(|(stage, ms)| format!("{} {ms} ms", stage.name())).collect();
+        let detail = format!("answered after {ms} ms ({})", stages.join(", "));
+        self.record(turn, EventKind::InstanceReady, id, detail);
         self.changed(turn);
     }
 
@@ -207,17 +224,62 @@ impl App {
         if turn.planted(Fault::ForgetWaiters) {
             return;
         }
-        let (hopeful, hopeless) =
-            self.line.drain(..).collect::<Vec<_>>().into_iter().partition::<Vec<_>, _>(|place| {
-                self.instances.iter().any(|i| i.is_fresh() && i.admits(&place.principal))
-            });
+        let (hopeful, hopeless) = self
+            .line
+            .drain(..)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .partition::<Vec<_>, _>(|place| self.has_hope(place.seeker()));
         self.line.extend(hopeful);
         let refusal = self.failure_refusal(turn.now);
         for place in hopeless {
-            self.refuse(turn, Some(&place.principal), refusal.clone());
-            for waiter in place.tickets {
-                turn.out.push(Action::Refuse { ticket: waiter.ticket, refusal: refusal.clone() });
+            self.send_away(turn, place, &refusal);
+        }
+    }
+
+    /// Whether an instance for this place may be started with what was chosen for it.
+    fn is_offered(&self, place: &Place) -> bool {
+        let parameters = &self.spec.parameters;
+        parameters.is_empty() || parameters.check(&place.principal, &place.chosen).is_ok()
+    }
+
+    /// Whoever waits for a start with what is not offered any more, and for nothing that was started with it before.
+    pub(crate) fn refuse_withdrawn(&mut self, turn: &mut Turn<'_>) {
+        if turn.planted(Fault::KeepWithdrawn) {
+            return;
+        }
+        let mut at = 0;
+        while let Some(place) = self.line.get(at) {
+            if self.is_offered(place) || self.has_hope(place.seeker()) {
+                at += 1;
+                continue;
             }
+            let Some(place) = self.line.remove(at) else { break };
+            let unasked = place.chosen.is_empty();
+            let refusal = if unasked { Refusal::ChoiceNeeded } else { Refusal::ChoiceWithdrawn };
+            self.send_away(turn, place, &refusal);
+            self.changed(turn);
+        }
+    }
+
+    /// Whoever waits for more than one person may have, which is known only now.
+    pub(crate) fn refuse_excess(&mut self, turn: &mut Turn<'_>) {
+        let mut at = 0;
+        while let Some(place) = self.line.get(at) {
+            if !self.has_enough(place.seeker(), at) {
+                at += 1;
+            } else if let Some(place) = self.line.remove(at) {
+                let refusal = Refusal::TooManyOfOne(self.spec.max_instances_per_user);
+                self.send_away(turn, place, &refusal);
+            }
+        }
+    }
+
+    /// A place that is out of the line: everybody who waits there is told why.
+    pub(crate) fn send_away(&mut self, turn: &mut Turn<'_>, place: Place, refusal: &Refusal) {
+        self.refuse(turn, Some(&place.principal), refusal.clone());
+        for waiter in place.tickets {
+            turn.out.push(Action::Refuse { ticket: waiter.ticket, refusal: refusal.clone() });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId, UserName};
+use skep_model::{AppId, AppSpec, InstanceId, InstanceName, Principal, Revision, SeatId, UserName, Variant};
 
 use super::app::App;
 use super::instance::Instance;
@@ -42,6 +42,9 @@ pub struct InstanceFacts {
     pub taken: u32,
     pub open: u32,
     pub owner: Option<Principal>,
+    pub variant: Variant,
+    /// Since when nobody has held a seat; `None` while somebody does, and before it was ready.
+    pub idle_since: Option<Moment>,
     pub started: Moment,
     pub ready_ms: Option<u64>,
 }
@@ -68,6 +71,13 @@ impl Pool {
     /// Also of an app that is no longer published, as long as an instance of it lives.
     pub fn spec(&self, app: &AppId) -> Option<&Arc<AppSpec>> {
         self.apps.get(app).map(|app| &app.spec)
+    }
+
+    /// What an instance is made from, its variant's address included, and its name.
+    pub fn made_from(&self, id: &InstanceId) -> Option<(Arc<AppSpec>, Option<InstanceName>)> {
+        let app = self.apps.get(id.app())?;
+        let variant = app.index(id).map(|index| app.instances[index].variant.clone()).unwrap_or_default();
+        Some((app.spec.of_variant(&variant), variant.name))
     }
 
     /// How a start goes. With a seat: as seen from its place, which thereby counts as seen.
@@ -201,6 +211,8 @@ impl App {
             taken: i.taken,
             open: i.open,
             owner: i.owner.as_ref().map(|(_, principal)| principal.clone()),
+            variant: i.variant.clone(),
+            idle_since: (i.taken == 0 && i.ready_at.is_some()).then_some(i.idle_since),
             started: i.started,
             ready_ms: i.ready_ms,
         })
@@ -208,9 +220,9 @@ impl App {
 
     fn status(&self, now: Moment, seat: Option<SeatId>) -> StatusFacts {
         let at = seat.and_then(|seat| self.line.iter().position(|place| place.seat == seat));
-        let principal = at.map(|at| &self.line[at].principal);
+        let seeker = at.map(|at| self.line[at].seeker());
         let seated = seat.and_then(|seat| self.seats.get(&seat));
-        let fits = |i: &&Instance| principal.is_none_or(|principal| i.admits(principal));
+        let fits = |i: &&Instance| seeker.is_none_or(|seeker| i.admits(seeker));
         // Of several starts, the one that is furthest along is the one being waited for.
         let starting = self.instances.iter().filter(|i| i.is_starting()).filter(fits).max_by_key(|i| i.stage);
         let ready = self.instances.iter().filter(|i| i.is_ready()).rfind(fits);

@@ -13,12 +13,13 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use skep_launch::driver::{self, DriverConfig, DriverTask};
 use skep_launch::{
-    Adopted, Backend, BackendError, BackendEvent, Claim, ClaimKind, Dial, ExitReport, Handle, LaunchOrder,
-    Launched, Lease, LogQuery, Outcome, ProgressSink, Refusal, SeatKey, Stage, Stats, Stream, Waiting,
+    Adopted, Backend, BackendError, BackendEvent, Claim, ClaimKind, Dial, EndedBy, ExitReport, Handle,
+    LaunchOrder, Launched, Lease, LogQuery, Outcome, ProgressSink, Refusal, SeatKey, Stage, Stats, Stream,
+    Waiting,
 };
 use skep_model::{
     Access, AppId, AppSpec, BackendKind, Event, EventKind, Framework, Health, Hold, InstanceId, Limits,
-    Mount, Prefix, Principal, Revision, SeatId, Source,
+    Mount, Prefix, Principal, Revision, SeatId, Source, Variant,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -57,8 +58,12 @@ struct Server {
     tasks: Vec<AbortHandle>,
     alive: Arc<AtomicBool>,
     wedged: Arc<AtomicBool>,
+    missing: Arc<AtomicBool>,
+    dialled: Arc<AtomicU32>,
     launched: Launched,
     revision: Revision,
+    owner: Option<Principal>,
+    variant: Variant,
     started_at_ms: i64,
 }
 
@@ -88,6 +93,27 @@ type Answered = Arc<Mutex<HashMap<String, Instant>>>;
 enum Address {
     Tcp(u16),
     Unix(PathBuf),
+}
+
+/// The way to an instance, by way of an agent that may be missing.
+struct Way {
+    address: Address,
+    missing: Arc<AtomicBool>,
+    dialled: Arc<AtomicU32>,
+}
+
+impl Dial for Way {
+    fn dial(&self) -> BoxFuture<'static, io::Result<Stream>> {
+        self.dialled.fetch_add(1, Ordering::Relaxed);
+        if self.missing.load(Ordering::Acquire) {
+            return async { Err(io::ErrorKind::NetworkDown.into()) }.boxed();
+        }
+        self.address.dial()
+    }
+
+    fn describe(&self) -> String {
+        self.address.describe()
+    }
 }
 
 impl Dial for Address {
@@ -150,6 +176,13 @@ impl FakeBackend {
         self.inner.lock().noted.get(id).cloned().unwrap_or_default()
     }
 
+    /// Nobody can say how it is; answers how often somebody has tried.
+    pub(crate) fn lose_way(&self, id: &InstanceId, missing: bool) -> u32 {
+        let server = &self.inner.lock().servers[id];
+        server.missing.store(missing, Ordering::Release);
+        server.dialled.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn wedge(&self, id: &InstanceId, wedged: bool) {
         self.inner.lock().servers[id].wedged.store(wedged, Ordering::Release);
     }
@@ -160,14 +193,21 @@ impl FakeBackend {
 
     /// The instance ends by itself.
     pub(crate) async fn crash(&self, id: &InstanceId) {
-        self.end(id);
         let report = ExitReport {
-            reason: "killed by signal 11 (SIGSEGV)".into(),
-            code: None,
-            signal: Some(11),
-            out_of_memory: false,
             last_lines: vec!["segfault".into()],
+            ..exit("killed by signal 11 (SIGSEGV)", None, Some(11))
         };
+        self.tell(id, report).await;
+    }
+
+    /// The instance ends with what it runs on.
+    pub(crate) async fn lose(&self, id: &InstanceId) {
+        let report = ExitReport { ended_by: EndedBy::Platform, ..exit("its node sk2 is down", None, None) };
+        self.tell(id, report).await;
+    }
+
+    async fn tell(&self, id: &InstanceId, report: ExitReport) {
+        self.end(id);
         let events = self.events.lock().clone();
         events.send(BackendEvent::Exited { id: id.clone(), report }).await.unwrap();
     }
@@ -208,14 +248,20 @@ impl FakeBackend {
             });
             (address, task)
         };
-        let launched = Launched { dial: Arc::new(address), pid: Some(1), node: "local".into() };
+        let (missing, dialled) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
+        let way = Way { address, missing: missing.clone(), dialled: dialled.clone() };
+        let launched = Launched { dial: Arc::new(way), pid: Some(1), node: "local".into() };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let server = Server {
             tasks: vec![task.abort_handle()],
             alive,
             wedged,
+            missing,
+            dialled,
             launched: launched.clone(),
             revision: order.spec.revision,
+            owner: order.owner.clone(),
+            variant: order.variant.clone(),
             started_at_ms: i64::try_from(now.as_millis()).unwrap(),
         };
         self.inner.lock().servers.insert(order.id.clone(), server);
@@ -292,7 +338,8 @@ impl Backend for Backing {
             id: id.clone(),
             launched: server.launched.clone(),
             revision: server.revision,
-            owner: None,
+            owner: server.owner.clone(),
+            variant: server.variant.clone(),
             started_at_ms: server.started_at_ms,
             was_ready: true,
             ready_ms: Some(20),
@@ -313,8 +360,7 @@ impl Backend for Backing {
             // Dead to visitors from the first moment of the stop.
             self.0.end(id);
             tokio::time::sleep(takes.unwrap_or_default()).await;
-            let reason = "exited with status 0".into();
-            Ok(ExitReport { reason, code: Some(0), signal: None, out_of_memory: false, last_lines: vec![] })
+            Ok(exit("exited with status 0", Some(0), None))
         }
         .boxed()
     }
@@ -366,7 +412,7 @@ impl World {
     }
 
     pub(crate) fn ask(&self, kind: ClaimKind, key: Option<SeatKey>) -> Outcome {
-        self.handle.claim(Claim { app: app("a"), key, principal: Principal::Anonymous, kind })
+        self.handle.claim(Claim { key, kind, ..claim("a") })
     }
 
     /// A seat of the app `a`, waited for.
@@ -403,6 +449,23 @@ pub(crate) fn app(name: &str) -> AppId {
     name.parse().unwrap()
 }
 
+/// Of somebody about whom nothing is known.
+pub(crate) fn claim(name: &str) -> Claim {
+    Claim {
+        app: app(name),
+        name: None,
+        joins: None,
+        chosen: None,
+        key: None,
+        principal: Principal::Anonymous,
+        kind: ClaimKind::Held,
+    }
+}
+
+pub(crate) fn user(name: &str) -> Principal {
+    Principal::User { name: name.parse().unwrap(), groups: Vec::new() }
+}
+
 pub(crate) fn spec(name: &str) -> AppSpec {
     AppSpec {
         id: app(name),
@@ -410,6 +473,7 @@ pub(crate) fn spec(name: &str) -> AppSpec {
         title: name.to_owned(),
         description: String::new(),
         icon: None,
+        section: None,
         framework: Framework::Command,
         prefix: Prefix::Strip,
         source: Source::Folder { dir: PathBuf::from("/nowhere"), entry: None },
@@ -422,7 +486,10 @@ pub(crate) fn spec(name: &str) -> AppSpec {
         min_seats: 0,
         max_instances: 4,
         per_user: false,
-        start_timeout: Duration::from_secs(20),
+        max_instances_per_user: 5,
+        parameters: Default::default(),
+        stop_on_logout: false,
+        start_timeout: Duration::from_secs(120),
         idle_timeout: Duration::from_secs(60),
         inactivity_timeout: None,
         max_lifetime: None,
@@ -459,11 +526,22 @@ pub(crate) async fn get(lease: &Lease) -> io::Result<String> {
     Ok(body.to_owned())
 }
 
-/// Waits for something to become true, at most ten seconds.
+/// Waits for something to become true, at most a minute.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(tokio::time::Instant::now() < end, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn exit(reason: &str, code: Option<i32>, signal: Option<i32>) -> ExitReport {
+    ExitReport {
+        reason: reason.to_owned(),
+        code,
+        signal,
+        out_of_memory: false,
+        last_lines: Vec::new(),
+        ended_by: EndedBy::Itself,
     }
 }

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use skep_launch::driver::DriverConfig;
-use skep_launch::{BackendError, Claim, ClaimKind, InstancePhase, Outcome, Refusal, Stage};
-use skep_model::{AppSpec, EventKind, Principal};
+use skep_launch::{BackendError, Claim, ClaimKind, InstancePhase, Outcome, Refusal, Stage, StopTarget};
+use skep_model::{AppSpec, EventKind};
 
-use crate::fake::{Manner, World, app, get, spec, until};
+use crate::fake::{Manner, World, app, claim, get, spec, until, user};
 
 #[tokio::test]
 async fn a_cold_claim_is_held_and_granted_when_the_app_answers() {
@@ -20,8 +20,14 @@ async fn a_cold_claim_is_held_and_granted_when_the_app_answers() {
     assert_eq!(get(&lease).await.unwrap(), lease.upstream().instance.to_string());
     assert_eq!(world.handle.instances()[0].phase, InstancePhase::Ready);
     assert_eq!(world.handle.status(&app("a"), Some(lease.key().seat)).stage, Stage::Ready);
-    until("the journal has the start", || !world.journal.is_empty()).await;
-    assert_eq!(world.kinds(), [EventKind::InstanceStart, EventKind::InstanceReady]);
+    until("the journal has the start", || world.journal.len() >= 2).await;
+    let events: Vec<_> = std::iter::from_fn(|| world.journal.try_recv().ok()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::InstanceStart, EventKind::InstanceReady]);
+    let said = &events[1].detail;
+    for stage in ["answered after ", "(queue 0 ms", "start ", "boot "] {
+        assert!(said.contains(stage), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -110,9 +116,8 @@ async fn one_instance_is_started_for_those_who_fit_on_it() {
 #[tokio::test]
 async fn an_app_of_ones_own_is_shared_with_nobody() {
     let world = World::new(DriverConfig::default(), vec![AppSpec { per_user: true, ..spec("a") }]);
-    let user = |name: &str| Principal::User { name: name.parse().unwrap(), groups: Vec::new() };
     let claim =
-        |name: &str, key| Claim { app: app("a"), key, principal: user(name), kind: ClaimKind::HeldPage };
+        |name: &str, key| Claim { key, principal: user(name), kind: ClaimKind::HeldPage, ..claim("a") };
     let seat = async |claim: Claim| match world.handle.claim(claim) {
         Outcome::Granted(lease) => lease,
         Outcome::Waiting(waiting) => waiting.granted().await.unwrap(),
@@ -128,6 +133,33 @@ async fn an_app_of_ones_own_is_shared_with_nobody() {
     assert!(bob.key_is_new());
 }
 
+#[tokio::test]
+async fn a_guest_joins_at_once_or_not_at_all() {
+    let own = AppSpec { per_user: true, seats: 2, ..spec("a") };
+    let world = World::new(DriverConfig::default(), vec![own]);
+    let ask = |who: &str, joins: Option<&skep_model::InstanceId>| {
+        let (principal, joins) = (user(who), joins.cloned());
+        world.handle.claim(Claim { joins, principal, kind: ClaimKind::HeldPage, ..claim("a") })
+    };
+    let refused = |outcome| match outcome {
+        Outcome::Refused(refusal) => refusal.code(),
+        _ => "granted",
+    };
+    let Outcome::Waiting(waiting) = ask("ada", None) else { panic!("it is cold") };
+    until("it is started", || !world.handle.instances().is_empty()).await;
+    let starting = world.handle.instances()[0].id.clone();
+    assert_eq!(refused(ask("bob", Some(&starting))), "not-up", "nobody waits for what is another's");
+    let ada = waiting.granted().await.unwrap();
+    let Outcome::Granted(bob) = ask("bob", Some(&starting)) else { panic!("there is a seat") };
+    assert_eq!(bob.upstream().instance, ada.upstream().instance);
+    assert_eq!(refused(ask("eve", Some(&starting))), "no-room");
+    assert_eq!(world.handle.instances().len(), 1);
+    drop((ada, bob));
+    world.handle.stop(StopTarget::Instance(starting.clone())).await;
+    assert_eq!(refused(ask("bob", Some(&starting))), "share-ended");
+    assert!(world.handle.instances().is_empty(), "and nothing is started");
+}
+
 /// From the app's first answer to the grant, over twenty cold starts. No assertion on time: the figures are for people.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_follows_the_first_answer_at_once() {
@@ -138,9 +170,7 @@ async fn a_grant_follows_the_first_answer_at_once() {
         let unix = gaps.len() % 2 == 0;
         let manner = Manner { boot: Duration::from_millis(23), unix, ..Manner::default() };
         world.backend.manner(name, manner);
-        let claim =
-            Claim { app: app(name), key: None, principal: Principal::Anonymous, kind: ClaimKind::Held };
-        let Outcome::Waiting(waiting) = world.handle.claim(claim) else { panic!("it is cold") };
+        let Outcome::Waiting(waiting) = world.handle.claim(claim(name)) else { panic!("it is cold") };
         let lease = waiting.granted().await.unwrap();
         gaps.push(world.backend.first_answer(&lease.upstream().instance).elapsed());
     }

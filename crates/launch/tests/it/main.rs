@@ -11,4 +11,5 @@
 mod fake;
 mod launching;
 mod living;
+mod own;
 mod simulation;

@@ -8,6 +8,7 @@
 //! `cargo test -p skep-launch --test it -- simulation`; `SKEP_SIM_STEPS` sets the number of steps, `SKEP_SIM_SEED`
 //! replays one episode with its trace.
 
+mod compare;
 mod ends;
 mod invent;
 mod judge;

@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use super::super::user::User;
 use super::need::{From, Need};
 use super::python::{Interpreter, find_uv};
-use super::{blocking, complete, record};
+use super::{complete, record};
+use crate::table::blocking;
 
 /// A build that takes longer is ended.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);

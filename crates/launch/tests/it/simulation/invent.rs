@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_launch::pool::{Found, Moment, Nonces, PoolConfig};
-use skep_launch::{ExitReport, SeatKey};
-use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
+use skep_launch::{EndedBy, ExitReport, SeatKey};
+use skep_model::{
+    AppId, AppSpec, Choice, InstanceId, InstanceName, Parameter, ParameterValue, Parameters, Principal,
+    Revision, SeatId, Variant,
+};
 
 /// Between two ticks, milliseconds.
 pub(super) const TICK: u64 = 200;
@@ -62,8 +65,11 @@ pub(super) struct Tally {
     pub stops: u64,
     pub revoked: u64,
     pub crashes: u64,
+    pub lost: u64,
     pub wedged: u64,
     pub adopted: u64,
+    pub joined: u64,
+    pub chosen: u64,
     pub handed_over: u64,
 }
 
@@ -79,12 +85,15 @@ impl Tally {
         self.stops += other.stops;
         self.revoked += other.revoked;
         self.crashes += other.crashes;
+        self.lost += other.lost;
         self.wedged += other.wedged;
         self.adopted += other.adopted;
+        self.joined += other.joined;
+        self.chosen += other.chosen;
         self.handed_over += other.handed_over;
     }
 
-    pub(super) fn kinds(&self) -> [(&'static str, u64); 10] {
+    pub(super) fn kinds(&self) -> [(&'static str, u64); 13] {
         [
             ("claims", self.claims),
             ("grants at once", self.granted_at_once),
@@ -95,18 +104,22 @@ impl Tally {
             ("stops", self.stops),
             ("seats taken back", self.revoked),
             ("crashes", self.crashes),
+            ("instances lost", self.lost),
             ("wedged instances", self.wedged),
+            ("guests let in", self.joined),
+            ("seats on what was chosen", self.chosen),
         ]
     }
 }
 
-pub(super) fn exit_report() -> ExitReport {
+pub(super) fn exit_report(ended_by: EndedBy) -> ExitReport {
     ExitReport {
         reason: "exited with status 1".into(),
         code: Some(1),
         signal: None,
         out_of_memory: false,
         last_lines: Vec::new(),
+        ended_by,
     }
 }
 
@@ -115,6 +128,30 @@ pub(super) fn invent_principal(rng: &mut Rng) -> Principal {
         0 => Principal::Anonymous,
         n => Principal::User { name: format!("user{n}").parse().unwrap(), groups: Vec::new() },
     }
+}
+
+/// What an instance is called, if it has a name at all.
+pub(super) fn invent_name(rng: &mut Rng) -> Option<InstanceName> {
+    match rng.below(5) {
+        0 => "north".parse().ok(),
+        1 => "south".parse().ok(),
+        _ => None,
+    }
+}
+
+/// Some of three values; what is offered changes with what is published.
+fn invent_parameters(rng: &mut Rng) -> Parameters {
+    let some = rng.range(1, 7);
+    let values = ["1", "2", "3"].into_iter().enumerate().filter(|(at, _)| some >> at & 1 == 1);
+    let value = |value: &str| ParameterValue { value: value.to_owned(), title: value.to_owned() };
+    let values = values.map(|(_, text)| value(text)).collect();
+    let (name, title) = ("v".to_owned(), "Version".to_owned());
+    let list = vec![Parameter { name, title, description: String::new(), values, default: None }];
+    Parameters { list, sets: Vec::new() }
+}
+
+pub(super) fn invent_choice(rng: &mut Rng) -> Choice {
+    Choice::from([("v".to_owned(), rng.range(1, 3).to_string())])
 }
 
 pub(super) fn invent_config(rng: &mut Rng) -> PoolConfig {
@@ -144,12 +181,14 @@ pub(super) fn invent_config(rng: &mut Rng) -> PoolConfig {
 }
 
 pub(super) fn invent_spec(rng: &mut Rng, n: u64) -> AppSpec {
-    let per_user = rng.chance(25);
+    let per_user = rng.chance(35);
     AppSpec {
         seats: rng.small(1, 4),
         min_seats: if rng.chance(40) { rng.small(1, 4) } else { 0 },
         max_instances: rng.small(1, 4),
         per_user,
+        max_instances_per_user: rng.small(1, 3),
+        parameters: if per_user && rng.chance(50) { invent_parameters(rng) } else { Parameters::default() },
         start_timeout: rng.ms(2_000, 5_000),
         idle_timeout: rng.ms(500, 5_000),
         inactivity_timeout: rng.chance(40).then(|| rng.ms(1_000, 5_000)),
@@ -160,7 +199,7 @@ pub(super) fn invent_spec(rng: &mut Rng, n: u64) -> AppSpec {
 }
 
 /// Who holds a seat on an instance that was found alive.
-type Holder = (AppId, Principal, SeatKey);
+type Holder = (AppId, Principal, Option<InstanceName>, SeatKey);
 
 /// What is alive when the episode begins, and who sits there.
 pub(super) fn invent_found(
@@ -178,17 +217,22 @@ pub(super) fn invent_found(
         let current = spec.map_or(Revision(1), |spec| spec.revision);
         let owned = spec.is_some_and(|spec| spec.per_user) || rng.chance(5);
         let owner = owned.then(|| invent_principal(rng));
+        let name = if owned { invent_name(rng) } else { None };
         let id = InstanceId::new(app.clone(), nonces.next());
         let seats: Vec<SeatId> = (0..rng.below(4)).map(|_| SeatId(u128::from(nonces.next()))).collect();
         for seat in &seats {
             let principal = owner.clone().unwrap_or(Principal::Anonymous);
             let key = SeatKey { seat: *seat, instance: Some(id.clone()) };
-            holders.push((app.clone(), principal, key));
+            holders.push((app.clone(), principal, name.clone(), key));
         }
         found.push(Found {
             id,
             revision: if rng.chance(75) { current } else { Revision(99) },
             owner,
+            variant: Variant {
+                chosen: if owned && rng.chance(40) { invent_choice(rng) } else { Choice::new() },
+                ..Variant::named(name)
+            },
             started: Moment(now.0 - rng.below(60_000)),
             was_ready: rng.chance(80),
             ready_ms: rng.chance(80).then_some(400),

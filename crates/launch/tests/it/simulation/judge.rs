@@ -1,14 +1,14 @@
 //! Holds every action of the pool against the model, and looks for what was left undone.
 
 use skep_launch::pool::{Action, Answer, GrantId, Granted, Pool, StopReason, Ticket};
-use skep_launch::{Claim, ClaimKind, InstancePhase, LaunchOrder, Refusal};
+use skep_launch::{Claim, ClaimKind, LaunchOrder, Refusal};
 use skep_model::{AppId, InstanceId, SeatId};
 
-use super::model::{App, Expected, Instance, Mode, Model, Phase, Place, Seat};
+use super::model::{App, Expected, Instance, Mode, Model, Phase, Place, Seat, Sitter, Who, who};
 
-type Verdict = Result<(), String>;
+pub(super) type Verdict = Result<(), String>;
 
-fn ensure(holds: bool, violation: impl FnOnce() -> String) -> Verdict {
+pub(super) fn ensure(holds: bool, violation: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(violation()) }
 }
 
@@ -92,6 +92,7 @@ impl<'a> Judge<'a> {
                     app.seats.push(Seat {
                         id: seat,
                         instance: instance.clone(),
+                        sitter: Sitter::Unknown,
                         grant: granted?.grant,
                         open: 1,
                         foreign: 1,
@@ -137,6 +138,9 @@ impl<'a> Judge<'a> {
         };
         let lasting = app.lasting(claim);
         let wanted = app.usable(claim).and_then(|key| key.instance.clone());
+        let sitter = if claim.joins.is_some() { Sitter::Guest } else { Sitter::Known(who(claim)) };
+        let choice = app.choice_for(claim).unwrap_or_default();
+        let place_of: Who = (claim.principal.clone(), claim.name.clone(), choice);
         match (answer, &expected) {
             (Answer::Refused(refusal), Expected::Refused(code)) => ensure(refusal.code() == *code, wrong),
             (Answer::Granted(granted), Expected::Same(grant)) => {
@@ -145,6 +149,9 @@ impl<'a> Judge<'a> {
                 seat.open += 1;
                 seat.lasting |= page;
                 seat.last = now;
+                if claim.joins.is_none() {
+                    seat.sitter = sitter;
+                }
                 Ok(())
             }
             (Answer::Granted(granted), Expected::OneOf(fitting)) => {
@@ -153,6 +160,7 @@ impl<'a> Judge<'a> {
                 app.seats.push(Seat {
                     id: granted.seat,
                     instance: granted.instance.clone(),
+                    sitter,
                     grant: granted.grant,
                     open: 1,
                     foreign: 0,
@@ -167,7 +175,7 @@ impl<'a> Judge<'a> {
                     ensure(!app.line.iter().any(|place| place.seat == *seat), wrong)?;
                     app.line.push(Place {
                         seat: *seat,
-                        principal: claim.principal.clone(),
+                        who: place_of,
                         tickets: Vec::new(),
                         page_seen: None,
                         lasting,
@@ -240,7 +248,7 @@ impl<'a> Judge<'a> {
         ensure(model.adopted, || format!("{id} started before it was known what is alive"))?;
         ensure(self.instance(id).is_none(), || format!("{id} started twice"))?;
         let app = model.app(id.app()).ok_or_else(|| format!("{id} of no app"))?;
-        ensure(order.spec == app.spec, || format!("{id} of an old spec"))?;
+        ensure(order.spec == app.spec.of_variant(&order.variant), || format!("{id} of an old spec"))?;
         ensure(now >= app.until, || format!("{id} started before the back-off is over"))?;
         ensure(app.may_have_one_more(), || format!("{id} is beyond max_instances"))?;
         let starting = |i: &&Instance| matches!(i.phase, Phase::Starting { environment: false, .. });
@@ -254,9 +262,9 @@ impl<'a> Judge<'a> {
         })?;
         let warm = match app.demand() {
             Some(owner) => {
-                ensure(owner == order.owner, || {
-                    format!("{id} started for {:?}, not {owner:?}", order.owner)
-                })?;
+                let variant = order.variant.clone();
+                let whose = order.owner.clone().map(|owner| (owner, variant.name, variant.chosen));
+                ensure(owner == whose, || format!("{id} started for {whose:?}, not {owner:?}"))?;
                 false
             }
             None => {
@@ -278,7 +286,10 @@ impl<'a> Judge<'a> {
         app.instances.push(Instance {
             id: id.clone(),
             revision: order.spec.revision,
-            owner: order.owner.clone(),
+            owner: order
+                .owner
+                .clone()
+                .map(|owner| (owner, order.variant.name.clone(), order.variant.chosen.clone())),
             phase: Phase::Starting { clock: now, environment: false },
             started: now,
             ready_at: None,
@@ -372,6 +383,7 @@ impl<'a> Judge<'a> {
             app.seats.push(Seat {
                 id: place.seat,
                 instance: granted.instance,
+                sitter: Sitter::Known(place.who),
                 grant: granted.grant,
                 open: 0,
                 foreign: 0,
@@ -402,15 +414,17 @@ impl<'a> Judge<'a> {
             same.lasting |= lasting;
             same.last = now;
         } else {
-            let ahead = |other: &Place| !app.spec.per_user || app.same_owner(other, place);
+            let there = app.find(&granted.instance).unwrap();
+            let ahead = |other: &Place| !app.spec.per_user || there.admits(&other.who);
             ensure(!app.line[..at].iter().any(ahead), || format!("{ticket:?} was served out of turn"))?;
             ensure(app.best_for(place).contains(&granted.instance), || {
                 format!("{ticket:?} got a seat on {}, which is not the best", granted.instance)
             })?;
-            let lasting = place.lasting;
+            let (lasting, sitter) = (place.lasting, Sitter::Known(place.who.clone()));
             app.seats.push(Seat {
                 id: granted.seat,
                 instance: granted.instance.clone(),
+                sitter,
                 grant: granted.grant,
                 open: 1,
                 foreign: 0,
@@ -509,7 +523,12 @@ impl<'a> Judge<'a> {
     fn finish_app(model: &Model, app: &App, due: &super::model::Due, tick: bool) -> Verdict {
         let now = model.now;
         for seat in &app.seats {
-            ensure(app.find(&seat.instance).is_some(), || format!("{:?} is on nothing", seat.id))?;
+            let Some(instance) = app.find(&seat.instance) else {
+                return Err(format!("{:?} is on nothing", seat.id));
+            };
+            if let Sitter::Known(who) = &seat.sitter {
+                ensure(instance.admits(who), || format!("{who:?} sits on what is another's: {instance:?}"))?;
+            }
             ensure(!due.given_up.contains(&seat.id), || format!("{:?} is not given up", seat.id))?;
             ensure(due.silent != Some(seat.id), || format!("the silent {:?} is not taken back", seat.id))?;
             ensure(!app.line.iter().any(|place| place.seat == seat.id), || {
@@ -561,31 +580,4 @@ impl<'a> Judge<'a> {
         });
         ensure(idle.is_none(), || format!("{} takes room others wait for", idle.unwrap().id))
     }
-}
-
-impl App {
-    fn same_owner(&self, one: &Place, other: &Place) -> bool {
-        let own = Instance { owner: Some(one.principal.clone()), ..self.instances[0].clone() };
-        own.admits(&other.principal)
-    }
-}
-
-/// Whether the pool tells the same about an app as the model.
-pub(super) fn compare(model: &Model, pool: &Pool, app: &App) -> Verdict {
-    let told = pool.app_instances(&app.spec.id);
-    ensure(told.len() == app.instances.len(), || format!("{} instances are told", told.len()))?;
-    for (facts, own) in told.iter().zip(&app.instances) {
-        let phase = match own.phase {
-            Phase::Starting { .. } => InstancePhase::Starting,
-            Phase::Ready => InstancePhase::Ready,
-            Phase::Draining { .. } => InstancePhase::Draining,
-            Phase::Stopping => InstancePhase::Stopping,
-        };
-        let same = facts.id == own.id
-            && facts.phase == phase
-            && facts.taken == app.taken(&own.id)
-            && facts.open == app.open(&own.id);
-        ensure(same, || format!("at {:?}: {facts:?} is told of {own:?}", model.now))?;
-    }
-    Ok(())
 }

@@ -4,22 +4,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_launch::pool::{Found, GrantId, Input, Moment, PoolConfig, Ticket};
-use skep_launch::{Claim, ClaimKind, SeatKey, Stage};
-use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
+use skep_launch::{Claim, ClaimKind, EndedBy, SeatKey, Stage};
+use skep_model::{AppId, AppSpec, Choice, InstanceId, InstanceName, Principal, Revision, SeatId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Starting { clock: Moment, environment: bool },
     Ready,
-    Draining { deadline: Moment, wedged: bool },
+    Draining { deadline: Moment, why: Why },
     Stopping,
 }
+
+/// Why an instance drains, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Wedged,
+    Ordered,
+    Other,
+}
+
+/// Somebody, the name of the instance of theirs that they mean, and what it is started with (nothing: whatever it was).
+pub(super) type Who = (Principal, Option<InstanceName>, Choice);
 
 #[derive(Debug, Clone)]
 pub(super) struct Instance {
     pub id: InstanceId,
     pub revision: Revision,
-    pub owner: Option<Principal>,
+    pub owner: Option<Who>,
     pub phase: Phase,
     pub started: Moment,
     pub ready_at: Option<Moment>,
@@ -36,13 +47,22 @@ impl Instance {
         matches!(self.phase, Phase::Starting { .. } | Phase::Ready)
     }
 
-    pub(super) fn admits(&self, principal: &Principal) -> bool {
-        self.owner.as_ref().is_none_or(|owner| name(owner) == name(principal))
+    pub(super) fn admits(&self, who: &Who) -> bool {
+        let fits = |owner: &Who| same(owner, who) && (who.2.is_empty() || who.2 == owner.2);
+        self.owner.as_ref().is_none_or(fits)
+    }
+
+    pub(super) fn is_theirs(&self, who: &Who) -> bool {
+        self.owner.as_ref().is_some_and(|owner| same(owner, who))
     }
 }
 
-pub(super) fn same_person(one: &Principal, other: &Principal) -> bool {
-    name(one) == name(other)
+pub(super) fn same(one: &Who, other: &Who) -> bool {
+    name(&one.0) == name(&other.0) && one.1 == other.1
+}
+
+pub(super) fn who(claim: &Claim) -> Who {
+    (claim.principal.clone(), claim.name.clone(), claim.chosen.clone().unwrap_or_default())
 }
 
 fn name(principal: &Principal) -> Option<&str> {
@@ -52,10 +72,21 @@ fn name(principal: &Principal) -> Option<&str> {
     }
 }
 
+/// Who sits on a seat.
+#[derive(Debug, Clone)]
+pub(super) enum Sitter {
+    Known(Who),
+    /// Somebody invited.
+    Guest,
+    /// Whoever held it before a restart, or in another process.
+    Unknown,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     pub id: SeatId,
     pub instance: InstanceId,
+    pub sitter: Sitter,
     pub grant: GrantId,
     pub open: u32,
     pub foreign: u32,
@@ -68,7 +99,7 @@ pub(super) struct Seat {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub seat: SeatId,
-    pub principal: Principal,
+    pub who: Who,
     pub tickets: Vec<(Ticket, Moment)>,
     pub page_seen: Option<Moment>,
     pub lasting: bool,
@@ -170,11 +201,11 @@ impl App {
     }
 
     /// Where a newcomer may be sent: the least loaded with room.
-    pub(super) fn best(&self, principal: &Principal) -> Vec<InstanceId> {
+    pub(super) fn best(&self, who: &Who) -> Vec<InstanceId> {
         let room: Vec<&Instance> = self
             .instances
             .iter()
-            .filter(|i| i.phase == Phase::Ready && i.admits(principal) && self.taken(&i.id) < self.spec.seats)
+            .filter(|i| i.phase == Phase::Ready && i.admits(who) && self.taken(&i.id) < self.spec.seats)
             .collect();
         let least = room.iter().map(|i| self.taken(&i.id)).min();
         room.iter().filter(|i| Some(self.taken(&i.id)) == least).map(|i| i.id.clone()).collect()
@@ -183,13 +214,26 @@ impl App {
     /// Where somebody in the line may be sent: where they were before, else the least loaded.
     pub(super) fn best_for(&self, place: &Place) -> Vec<InstanceId> {
         let before = place.wanted.as_ref().and_then(|id| self.find(id)).filter(|i| {
-            i.phase == Phase::Ready && i.admits(&place.principal) && self.taken(&i.id) < self.spec.seats
+            i.phase == Phase::Ready && i.admits(&place.who) && self.taken(&i.id) < self.spec.seats
         });
-        before.map_or_else(|| self.best(&place.principal), |i| vec![i.id.clone()])
+        before.map_or_else(|| self.best(&place.who), |i| vec![i.id.clone()])
     }
 
-    pub(super) fn hope(&self, principal: &Principal) -> bool {
-        self.instances.iter().any(|i| i.is_fresh() && i.admits(principal))
+    pub(super) fn hope(&self, who: &Who) -> bool {
+        self.instances.iter().any(|i| i.is_fresh() && i.admits(who))
+    }
+
+    /// Somebody who has instances under as many other names as one person may.
+    pub(super) fn has_enough(&self, who: &Who, ahead: &[Place]) -> bool {
+        let ended =
+            |i: &Instance| matches!(i.phase, Phase::Stopping | Phase::Draining { why: Why::Ordered, .. });
+        let alive = self.instances.iter().filter(|i| !ended(i));
+        let all = alive.filter_map(|i| i.owner.as_ref()).chain(ahead.iter().map(|place| &place.who));
+        let mut names: Vec<_> = all.filter(|own| name(&own.0) == name(&who.0)).map(|own| &own.1).collect();
+        names.sort();
+        names.dedup();
+        let most = self.spec.max_instances_per_user as usize;
+        self.spec.per_user && !names.contains(&&who.1) && names.len() >= most
     }
 
     pub(super) fn starting(&self) -> usize {
@@ -202,13 +246,13 @@ impl App {
     }
 
     /// Somebody waits for whom nothing is on its way; with one instance per user, who.
-    pub(super) fn demand(&self) -> Option<Option<Principal>> {
+    pub(super) fn demand(&self) -> Option<Option<Who>> {
         if self.removed {
             return None;
         }
         if self.spec.per_user {
-            let mut waiting = self.line.iter().map(|place| &place.principal);
-            return waiting.find(|principal| !self.hope(principal)).map(|owner| Some(owner.clone()));
+            let mut waiting = self.line.iter().map(|place| &place.who);
+            return waiting.find(|who| !self.hope(who)).map(|who| Some(who.clone()));
         }
         (self.line.len() > self.supply()).then_some(None)
     }
@@ -236,18 +280,19 @@ impl App {
     /// The key, if its bearer may use it.
     pub(super) fn usable<'k>(&self, claim: &'k Claim) -> Option<&'k SeatKey> {
         let key = claim.key.as_ref()?;
+        if let Some(seat) = self.seats.iter().find(|seat| seat.id == key.seat) {
+            return self.find(&seat.instance)?.admits(&who(claim)).then_some(key);
+        }
         if !self.spec.per_user {
             return Some(key);
         }
-        if let Some(seat) = self.seats.iter().find(|seat| seat.id == key.seat) {
-            return self.find(&seat.instance)?.admits(&claim.principal).then_some(key);
-        }
         let place = self.line.iter().find(|place| place.seat == key.seat);
-        place.is_none_or(|place| name(&place.principal) == name(&claim.principal)).then_some(key)
+        place.is_none_or(|place| same(&place.who, &who(claim))).then_some(key)
     }
 
     pub(super) fn lasting(&self, claim: &Claim) -> bool {
         match claim.kind {
+            ClaimKind::Held | ClaimKind::Tunnel if claim.joins.is_some() => false,
             ClaimKind::Page | ClaimKind::HeldPage => true,
             ClaimKind::WarmOnly => false,
             ClaimKind::Held | ClaimKind::Tunnel => self.usable(claim).is_some(),
@@ -294,14 +339,22 @@ impl Model {
         let now = self.now;
         let patience = self.config.tickets_per_place;
         let page = matches!(claim.kind, ClaimKind::Page | ClaimKind::HeldPage);
+        if claim.joins.is_some() && !(self.adopted && self.configured) {
+            return Expected::Refused("not-up");
+        }
         let Some(app) = self.apps.iter().find(|app| app.spec.id == claim.app) else {
             return Expected::Refused("unknown-app");
         };
+        if let Some(id) = &claim.joins {
+            let (expected, moved) = app.guest(claim, id);
+            self.due.moved = moved;
+            return expected;
+        }
         let key = app.usable(claim);
         let mut moved = None;
         if let Some(seat) = key.and_then(|key| app.seats.iter().find(|seat| seat.id == key.seat)) {
             let instance = app.find(&seat.instance).unwrap();
-            if !(page && matches!(instance.phase, Phase::Draining { wedged: true, .. })) {
+            if !(page && matches!(instance.phase, Phase::Draining { why: Why::Wedged, .. })) {
                 return Expected::Same(seat.grant);
             }
             moved = Some(seat.id);
@@ -315,7 +368,7 @@ impl Model {
         let code = if app.last_was_timeout { "start-timeout" } else { "start-failed" };
         let (hopeful, hopeless): (Vec<_>, Vec<_>) = std::mem::take(&mut app.line)
             .into_iter()
-            .partition(|place| app.instances.iter().any(|i| i.is_fresh() && i.admits(&place.principal)));
+            .partition(|place| app.instances.iter().any(|i| i.is_fresh() && i.admits(&place.who)));
         app.line = hopeful;
         due.refusals.extend(hopeless.iter().flat_map(|p| &p.tickets).map(|(ticket, _)| (*ticket, code)));
     }
@@ -340,17 +393,17 @@ impl Model {
         id: &InstanceId,
         now: Moment,
         patience: Duration,
-        wedged: bool,
+        why: Why,
         due: &mut Due,
     ) {
         let deadline = now.after(patience);
         let Some(instance) = app.find_mut(id) else { return };
         match instance.phase {
             Phase::Starting { .. } => due.stops.push(id.clone()),
-            Phase::Ready => instance.phase = Phase::Draining { deadline, wedged },
-            Phase::Draining { deadline: old, wedged: was } => {
-                if deadline < old || was {
-                    instance.phase = Phase::Draining { deadline: deadline.min(old), wedged };
+            Phase::Ready => instance.phase = Phase::Draining { deadline, why },
+            Phase::Draining { deadline: old, why: was } => {
+                if deadline < old || was == Why::Wedged {
+                    instance.phase = Phase::Draining { deadline: deadline.min(old), why };
                 }
             }
             Phase::Stopping => {}
@@ -359,12 +412,19 @@ impl Model {
             && let Some(instance) = app.find_mut(&due.stops[at])
         {
             // Not fresh any more from here on, although its stop is still to be seen.
-            instance.phase = Phase::Draining { deadline: now, wedged: false };
+            instance.phase = Phase::Draining { deadline: now, why: Why::Other };
         }
     }
 
     /// What an input, other than a claim, must bring about.
     pub(super) fn apply(&mut self, input: &Input) {
+        self.bring_about(input);
+        if matches!(self.mode, Mode::Running | Mode::Quiet) {
+            self.withdraw_choices();
+        }
+    }
+
+    fn bring_about(&mut self, input: &Input) {
         let Self { config, now, apps, due, mode, .. } = self;
         let now = *now;
         match input {
@@ -432,11 +492,11 @@ impl Model {
             Input::StartFailed { id, .. } => {
                 let Some(app) = app_of(apps, id.app()) else { return };
                 if app.find(id).is_some_and(|i| matches!(i.phase, Phase::Starting { .. })) {
-                    Self::drain(app, id, now, Duration::ZERO, false, due);
+                    Self::drain(app, id, now, Duration::ZERO, Why::Other, due);
                     Self::fail(app, config, now, false, due);
                 }
             }
-            Input::Exited { id, .. } => self.exited(id),
+            Input::Exited { id, report } => self.exited(id, report.ended_by == EndedBy::Platform),
             Input::Stopped { id } => {
                 let Some(app) = app_of(apps, id.app()) else { return };
                 app.instances.retain(|i| i.id != *id || i.phase != Phase::Stopping);
@@ -460,7 +520,7 @@ impl Model {
         }
     }
 
-    fn exited(&mut self, id: &InstanceId) {
+    fn exited(&mut self, id: &InstanceId, lost: bool) {
         self.unclaimed.retain(|found| found.id != *id);
         let Self { config, now, apps, due, .. } = self;
         let now = *now;
@@ -469,14 +529,16 @@ impl Model {
         match instance.phase {
             Phase::Stopping => {}
             Phase::Starting { .. } => {
-                Self::drain(app, id, now, Duration::ZERO, false, due);
-                Self::fail(app, config, now, false, due);
+                Self::drain(app, id, now, Duration::ZERO, Why::Other, due);
+                if !lost {
+                    Self::fail(app, config, now, false, due);
+                }
             }
             Phase::Ready | Phase::Draining { .. } => {
                 due.crashed.push(id.clone());
                 app.instances.retain(|i| i.id != *id);
                 let healthy = instance.ready_at.is_some_and(|at| now.since(at) >= config.healthy_after);
-                match (instance.phase == Phase::Ready, healthy) {
+                match (instance.phase == Phase::Ready && !lost, healthy) {
                     (true, true) => Self::forgive(app),
                     (true, false) if app.failures == 0 => app.failures = 1,
                     (true, false) => Self::fail(app, config, now, false, due),
@@ -495,7 +557,7 @@ impl Model {
         instance.probing = false;
         if good {
             instance.misses = 0;
-            let wedged = matches!(instance.phase, Phase::Draining { wedged: true, .. });
+            let wedged = matches!(instance.phase, Phase::Draining { why: Why::Wedged, .. });
             let current = instance.revision == revision && instance.owner.is_some() == per_user;
             if wedged && current && !removed {
                 instance.phase = Phase::Ready;
@@ -506,57 +568,7 @@ impl Model {
         if instance.misses >= config.probe_misses && instance.phase == Phase::Ready && *mode == Mode::Running
         {
             app.replace |= held && !app.spec.per_user;
-            Self::drain(app, id, *now, config.wedged_deadline, true, due);
-        }
-    }
-
-    fn tick(&mut self) {
-        if self.mode == Mode::Frozen {
-            return;
-        }
-        let Self { config, now, apps, due, mode, .. } = self;
-        let now = *now;
-        for app in apps {
-            let starting = app.starting() > 0;
-            let late = if starting { "start-timeout" } else { "no-room" };
-            for place in &mut app.line {
-                let expired = place.tickets.iter().filter(|(_, deadline)| *deadline <= now);
-                due.refusals.extend(expired.map(|(ticket, _)| (*ticket, late)));
-                place.tickets.retain(|(_, deadline)| *deadline > now);
-                place.page_seen = place.page_seen.filter(|seen| now.since(*seen) < config.page_patience);
-            }
-            app.line.retain(|place| !place.tickets.is_empty() || place.page_seen.is_some());
-            let ids: Vec<InstanceId> = app.instances.iter().map(|i| i.id.clone()).collect();
-            for id in ids {
-                let instance = app.find(&id).unwrap();
-                match instance.phase {
-                    Phase::Starting { clock, environment } => {
-                        let limit =
-                            if environment { config.environment_timeout } else { app.spec.start_timeout };
-                        if now.since(clock) >= limit {
-                            Self::drain(app, &id, now, Duration::ZERO, false, due);
-                            Self::fail(app, config, now, true, due);
-                        }
-                    }
-                    Phase::Ready => {
-                        let seasoned =
-                            instance.ready_at.is_some_and(|at| now.since(at) >= config.healthy_after);
-                        let old = app.spec.max_lifetime.is_some_and(|max| now.since(instance.started) >= max);
-                        if seasoned && app.failures > 0 && now >= app.until {
-                            Self::forgive(app);
-                        }
-                        if old && *mode == Mode::Running {
-                            // Reservations that ended by now are gone before.
-                            let held = app.seats.iter().any(|seat| {
-                                seat.instance == id && (seat.open > 0 || seat.reserved_until > now)
-                            });
-                            app.replace |= held && !app.spec.per_user;
-                            Self::drain(app, &id, now, config.drain_deadline, false, due);
-                        }
-                    }
-                    Phase::Draining { .. } | Phase::Stopping => {}
-                }
-            }
+            Self::drain(app, id, *now, config.wedged_deadline, Why::Wedged, due);
         }
     }
 }

@@ -1,19 +1,23 @@
 //! An invented world: visitors who come, wait, use, leave and come back; instances that boot, fail, hang and crash;
 //! people who change, stop and restart what is published.
 
+mod change;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skep_launch::pool::{
     Action, Answer, Failure, Fault, GrantId, Granted, Input, Moment, Nonces, Pool, PoolConfig, Ticket,
 };
-use skep_launch::{Claim, ClaimKind, LaunchOrder, SeatKey, Stage, StopTarget};
-use skep_model::{AppId, AppSpec, InstanceId, Principal, Revision, SeatId};
+use skep_launch::{Claim, ClaimKind, EndedBy, LaunchOrder, SeatKey, Stage, StopTarget};
+use skep_model::{AppId, AppSpec, InstanceId, InstanceName, Principal, SeatId};
 
+use super::compare::compare;
 use super::invent::{
-    Rng, TICK, Tally, exit_report, invent_config, invent_found, invent_principal, invent_spec,
+    Rng, TICK, Tally, exit_report, invent_choice, invent_config, invent_found, invent_name, invent_principal,
+    invent_spec,
 };
-use super::judge::{Judge, compare};
+use super::judge::Judge;
 use super::model::{Model, Phase};
 
 /// Steps of invention per episode; its fair end comes on top.
@@ -44,7 +48,10 @@ pub(super) struct Lease {
 struct Visitor {
     app: AppId,
     principal: Principal,
+    name: Option<InstanceName>,
     key: Option<SeatKey>,
+    /// Where they were let in by its owner.
+    guest_at: Option<InstanceId>,
 }
 
 pub(super) struct World {
@@ -120,7 +127,8 @@ impl World {
         let (found, holders) = invent_found(&mut self.rng, &mut self.nonces, &self.specs, now);
         self.tally.adopted += found.len() as u64;
         // Those who held seats are still there.
-        let holder = |(app, principal, key)| Visitor { app, principal, key: Some(key) };
+        let holder =
+            |(app, principal, name, key)| Visitor { app, principal, name, key: Some(key), guest_at: None };
         self.visitors.extend(holders.into_iter().map(holder));
         if self.rng.chance(50) {
             self.give(Input::SetApps(self.specs.clone()))?;
@@ -273,7 +281,7 @@ impl World {
                 Action::Stop { id, .. } => {
                     self.tally.stops += 1;
                     if self.rng.chance(10) {
-                        let report = exit_report();
+                        let report = exit_report(EndedBy::Itself);
                         self.later(5, Event::Give(Input::Exited { id: id.clone(), report }));
                     }
                     let wait = self.rng.range(0, 1_500);
@@ -343,7 +351,8 @@ impl World {
             }
             17 => {
                 self.tally.failures += 1;
-                self.later(wait, Event::Give(Input::Exited { id, report: exit_report() }));
+                let report = exit_report(self.somebody());
+                self.later(wait, Event::Give(Input::Exited { id, report }));
             }
             // Ready just before or after the deadline, or never.
             18 => {
@@ -384,9 +393,12 @@ impl World {
         let visitor = if again {
             usize::try_from(self.rng.below(self.visitors.len() as u64)).unwrap()
         } else {
-            let app = self.some_app();
+            let shared = if self.rng.chance(15) { self.some_instance() } else { None };
+            let app = shared.as_ref().map_or_else(|| self.some_app(), |id| id.app().clone());
             let principal = invent_principal(&mut self.rng);
-            self.visitors.push(Visitor { app, principal, key: None });
+            let own = self.specs.iter().any(|spec| spec.id == app && spec.per_user);
+            let name = if own { invent_name(&mut self.rng) } else { None };
+            self.visitors.push(Visitor { app, principal, name, key: None, guest_at: shared });
             if self.visitors.len() > 40 {
                 // Those who wait are known by their number.
                 let at = usize::try_from(self.rng.below(20)).unwrap();
@@ -405,13 +417,19 @@ impl World {
     }
 
     fn claim(&mut self, visitor: usize, kind: ClaimKind) -> Outcome {
-        let Visitor { app, mut principal, key } = self.visitors[visitor].clone();
+        let Visitor { app, mut principal, name, key, guest_at } = self.visitors[visitor].clone();
         if self.rng.chance(4) {
             // Somebody else at the same browser.
             principal = invent_principal(&mut self.rng);
         }
         let key = key.filter(|_| self.rng.chance(90));
-        let claim = Claim { app, key, principal, kind };
+        let joins = guest_at.filter(|_| self.rng.chance(80));
+        let asks = self.specs.iter().any(|spec| spec.id == app && !spec.parameters.is_empty());
+        let form = asks && joins.is_none() && self.rng.chance(40);
+        // The form comes without a seat, and may be older than what is published.
+        let key = key.filter(|_| !form);
+        let chosen = form.then(|| invent_choice(&mut self.rng));
+        let claim = Claim { app, name, joins, chosen, key, principal, kind };
         self.begin();
         self.tally.claims += 1;
         self.say(|| format!("{claim:?}"));
@@ -426,6 +444,8 @@ impl World {
         match answer {
             Answer::Granted(granted) => {
                 self.tally.granted_at_once += 1;
+                self.tally.joined += u64::from(claim.joins.is_some());
+                self.tally.chosen += u64::from(claim.chosen.is_some());
                 self.sit(claim.app, granted, Some(visitor), kind, false);
             }
             Answer::Waiting { ticket, seat } => self.wait(visitor, &claim, ticket, seat),
@@ -455,6 +475,11 @@ impl World {
         self.rng.pick(&specs).map_or_else(|| "a0".parse().unwrap(), |spec| spec.id.clone())
     }
 
+    /// Whose doing an end is.
+    fn somebody(&mut self) -> EndedBy {
+        if self.rng.chance(30) { EndedBy::Platform } else { EndedBy::Itself }
+    }
+
     fn some_instance(&mut self) -> Option<InstanceId> {
         let all: Vec<InstanceId> = self.model.instances().map(|i| i.id.clone()).collect();
         self.rng.pick(&all).cloned()
@@ -467,8 +492,12 @@ impl World {
             0..=149 => self.come(),
             150..=159 => match self.some_instance() {
                 Some(id) => {
-                    self.tally.crashes += 1;
-                    self.give(Input::Exited { id, report: exit_report() })
+                    let report = exit_report(self.somebody());
+                    match report.ended_by {
+                        EndedBy::Itself => self.tally.crashes += 1,
+                        EndedBy::Platform => self.tally.lost += 1,
+                    }
+                    self.give(Input::Exited { id, report })
                 }
                 None => Ok(()),
             },
@@ -523,58 +552,5 @@ impl World {
                 None => Ok(()),
             },
         }
-    }
-
-    fn republish(&mut self) -> Outcome {
-        let n = self.rng.below(4);
-        let id: AppId = format!("a{n}").parse().unwrap();
-        let old = self.specs.iter().position(|spec| spec.id == id);
-        match (old, self.rng.below(5)) {
-            (Some(at), 0) => drop(self.specs.remove(at)),
-            (Some(at), 1 | 2) => {
-                let mut spec = (*self.specs[at]).clone();
-                spec.revision = Revision(spec.revision.0 + 1);
-                self.specs[at] = Arc::new(spec);
-            }
-            (Some(at), _) => {
-                // Another way of sharing, the same revision.
-                let mut spec = invent_spec(&mut self.rng, n);
-                spec.revision = self.specs[at].revision;
-                self.specs[at] = Arc::new(spec);
-            }
-            (None, _) => self.specs.push(Arc::new(invent_spec(&mut self.rng, n))),
-        }
-        self.give(Input::SetApps(self.specs.clone()))
-    }
-
-    fn seat_from_predecessor(&mut self) -> Outcome {
-        let Some(instance) = self.some_instance() else { return Ok(()) };
-        let known = self.leases.values().filter(|lease| lease.app == *instance.app());
-        let known: Vec<SeatId> = known.map(|lease| lease.granted.seat).collect();
-        let seat = match self.rng.pick(&known) {
-            Some(seat) if self.rng.chance(50) => *seat,
-            _ => SeatId(u128::from(self.nonces.next())),
-        };
-        // A seat somebody waits for is not in use anywhere.
-        if self.model.apps.iter().any(|app| app.line.iter().any(|place| place.seat == seat)) {
-            return Ok(());
-        }
-        self.begin();
-        let mut out = std::mem::take(&mut self.out);
-        let app = instance.app().clone();
-        let now = Moment(self.now);
-        let granted = self.pool.claim_foreign(now, &app, seat, &instance, &mut self.nonces, &mut out);
-        self.say(|| format!("foreign {seat:?} on {instance}: {granted:?}"));
-        Judge::new(&mut self.model, &self.pool, false, Vec::new()).foreign(
-            &app,
-            seat,
-            &instance,
-            granted.as_ref(),
-            &out,
-        )?;
-        if let Some(granted) = granted {
-            self.sit(app, granted, None, ClaimKind::Tunnel, true);
-        }
-        self.react(out)
     }
 }

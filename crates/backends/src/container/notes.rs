@@ -1,4 +1,4 @@
-//! What is kept of instances outside their containers: `<data>/docker/instances/<id>/`.
+//! What is kept of instances outside their containers: `<data>/<backend>/instances/<id>/`.
 //!
 //! Seats and readiness while it lives, its secrets for its container to read, its last words once it has ended. Folders of
 //! ended instances are kept for their logs, a few per app.
@@ -31,24 +31,24 @@ const EXIT: &str = "exit.json";
 const INSTALL: &str = "install";
 
 #[derive(Debug, Clone)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     root: PathBuf,
 }
 
 impl Notes {
-    pub(super) fn below(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("docker") }
+    pub(crate) fn below(root: PathBuf) -> Self {
+        Self { root }
     }
 
     /// The installation's name; `None` as long as nothing was ever launched.
-    pub(super) fn install(&self) -> Option<String> {
+    pub(crate) fn install(&self) -> Option<String> {
         let name = fs::read_to_string(self.root.join(INSTALL)).ok()?;
         let good = name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
         good.then_some(name)
     }
 
     /// The installation's name, drawn now if need be.
-    pub(super) fn make_install(&self) -> io::Result<String> {
+    pub(crate) fn make_install(&self) -> io::Result<String> {
         if let Some(name) = self.install() {
             return Ok(name);
         }
@@ -68,13 +68,13 @@ impl Notes {
         self.root.join("instances").join(id.to_string())
     }
 
-    pub(super) fn make(&self, id: &InstanceId) -> io::Result<()> {
+    pub(crate) fn make(&self, id: &InstanceId) -> io::Result<()> {
         folder(&self.of(id))
     }
 
     /// Writes a secret where its container can read it, whoever runs in there; on the host the folder around it keeps
     /// everybody else away. Answers the file.
-    pub(super) fn put_secret(&self, id: &InstanceId, name: &str, value: &[u8]) -> io::Result<PathBuf> {
+    pub(crate) fn put_secret(&self, id: &InstanceId, name: &str, value: &[u8]) -> io::Result<PathBuf> {
         let dir = self.of(id).join(SECRETS);
         folder(&dir)?;
         let path = dir.join(name);
@@ -85,24 +85,24 @@ impl Notes {
         Ok(path)
     }
 
-    pub(super) fn note_seats(&self, id: &InstanceId, seats: &[SeatId]) -> io::Result<()> {
+    pub(crate) fn note_seats(&self, id: &InstanceId, seats: &[SeatId]) -> io::Result<()> {
         write(&self.of(id), SEATS, &seats)
     }
 
-    pub(super) fn seats(&self, id: &InstanceId) -> Vec<SeatId> {
+    pub(crate) fn seats(&self, id: &InstanceId) -> Vec<SeatId> {
         read(&self.of(id), SEATS).unwrap_or_default()
     }
 
-    pub(super) fn note_ready(&self, id: &InstanceId, ready_ms: u64) -> io::Result<()> {
+    pub(crate) fn note_ready(&self, id: &InstanceId, ready_ms: u64) -> io::Result<()> {
         write(&self.of(id), READY, &ready_ms)
     }
 
-    pub(super) fn ready_ms(&self, id: &InstanceId) -> Option<u64> {
+    pub(crate) fn ready_ms(&self, id: &InstanceId) -> Option<u64> {
         read(&self.of(id), READY)
     }
 
     /// Keeps the last words of an instance, and forgets its secrets.
-    pub(super) fn settle(&self, id: &InstanceId, lines: &[String], report: &ExitReport) -> io::Result<()> {
+    pub(crate) fn settle(&self, id: &InstanceId, lines: &[String], report: &ExitReport) -> io::Result<()> {
         let dir = self.of(id);
         folder(&dir)?;
         let mut text = lines.join("\n");
@@ -112,23 +112,23 @@ impl Notes {
         write(&dir, EXIT, report)
     }
 
-    pub(super) fn exit(&self, id: &InstanceId) -> Option<ExitReport> {
+    pub(crate) fn exit(&self, id: &InstanceId) -> Option<ExitReport> {
         read(&self.of(id), EXIT)
     }
 
     /// What an ended instance wrote, oldest first; `None` when it is not known.
-    pub(super) fn log(&self, id: &InstanceId) -> Option<Vec<String>> {
+    pub(crate) fn log(&self, id: &InstanceId) -> Option<Vec<String>> {
         let mut text = Vec::new();
         File::open(self.of(id).join(LOG)).ok()?.take(LOG_BYTES).read_to_end(&mut text).ok()?;
         Some(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
     }
 
-    pub(super) fn remove(&self, id: &InstanceId) {
+    pub(crate) fn remove(&self, id: &InstanceId) {
         let _ = fs::remove_dir_all(self.of(id));
     }
 
     /// Removes folders of ended instances, all but the newest few of an app.
-    pub(super) fn prune(&self, app: &AppId) {
+    pub(crate) fn prune(&self, app: &AppId) {
         let mut ended: Vec<(SystemTime, InstanceId)> = self
             .list()
             .into_iter()
@@ -143,7 +143,7 @@ impl Notes {
     }
 
     /// Every instance there is a folder of.
-    pub(super) fn list(&self) -> Vec<InstanceId> {
+    pub(crate) fn list(&self) -> Vec<InstanceId> {
         let Ok(entries) = fs::read_dir(self.root.join("instances")) else { return Vec::new() };
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
@@ -177,13 +177,14 @@ mod tests {
             signal: None,
             out_of_memory: false,
             last_lines: vec!["last".to_owned()],
+            ended_by: skep_launch::EndedBy::Platform,
         }
     }
 
     #[test]
     fn what_is_noted_is_found_again_and_secrets_go_with_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Notes::below(dir.path());
+        let notes = Notes::below(dir.path().to_owned());
         assert_eq!(notes.install(), None);
         let name = notes.make_install().unwrap();
         assert_eq!(notes.make_install().unwrap(), name);
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn only_the_newest_ended_instances_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let notes = Notes::below(dir.path());
+        let notes = Notes::below(dir.path().to_owned());
         let app: AppId = "sales".parse().unwrap();
         for nonce in 0..9 {
             let id = InstanceId::new(app.clone(), nonce);
