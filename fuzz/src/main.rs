@@ -11,9 +11,17 @@
 mod config;
 #[path = "../../crates/skep/src/import/mod.rs"]
 mod import;
+// What the config asks of the control plane is pure. The control plane itself, with its database, stays out.
+#[path = "../../crates/control/src/portal.rs"]
+mod portal;
+#[path = "../../crates/control/src/services/ask.rs"]
+mod services;
 mod targets;
 
 mod cli;
+
+extern crate self as skep_control;
+pub use portal::{PortalConfig, PortalSection};
 
 use std::process::exit;
 use std::sync::OnceLock;

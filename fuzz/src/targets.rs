@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use skep_agent::wire::{Decoder, Frame, MAX_FRAME};
 use skep_backends::process::fuzzing::shim_protocol;
 use skep_docker::{Demux, JsonLines, Source};
 use skep_edge::fuzzing::{fields, frames, paths, request, response};
@@ -16,7 +17,7 @@ use crate::config::discover::own_keys;
 use crate::config::problem::Problems;
 use crate::import::{Imported, shiny_server_conf, shinyproxy_yml};
 
-pub(crate) const ALL: [(&str, fn(&[u8])); 15] = [
+pub(crate) const ALL: [(&str, fn(&[u8])); 16] = [
     ("request-head", request),
     ("response-head", response),
     ("paths", paths),
@@ -30,6 +31,7 @@ pub(crate) const ALL: [(&str, fn(&[u8])); 15] = [
     ("import-shiny-server", import_shiny_server),
     ("import-shinyproxy", import_shinyproxy),
     ("docker-streams", docker_streams),
+    ("agent-frame", agent_frame),
     ("shim-protocol", shim_protocol),
     ("names", names),
 ];
@@ -115,6 +117,37 @@ fn docker_streams(bytes: &[u8]) {
     }
 }
 
+/// What comes over an agent's line, in pieces cut anywhere: the cuts change nothing, what was understood can be said again
+/// and means the same then.
+fn agent_frame(bytes: &[u8]) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let frames = |size: usize| {
+        let mut decoder = Decoder::default();
+        let mut seen: Vec<Frame> = Vec::new();
+        for piece in bytes.chunks(size.max(1)) {
+            decoder.push(piece);
+            loop {
+                match decoder.next_frame() {
+                    Ok(Some(frame)) => seen.push(frame),
+                    Ok(None) => break,
+                    Err(error) => return (seen, Some(error)),
+                }
+            }
+        }
+        (seen, None)
+    };
+    let whole = frames(usize::MAX);
+    assert_eq!(whole, frames(usize::from(*cut)));
+    for frame in whole.0 {
+        let said = frame.encode().expect("what was understood can be said");
+        assert!(said.len() <= 4 + MAX_FRAME);
+        let mut decoder = Decoder::default();
+        decoder.push(&said);
+        assert_eq!(decoder.next_frame(), Ok(Some(frame)));
+        assert!(decoder.is_empty());
+    }
+}
+
 struct Sealers {
     ring: KeyRing,
     seats: SeatSealer,
@@ -146,7 +179,7 @@ fn cookies(bytes: &[u8]) {
     let sealers = sealers();
     for name in [SEAT_COOKIE, LoginCookie::Host.name(), LoginCookie::Plain.name()] {
         for value in values(text, name).chain([text]) {
-            assert_eq!(sealers.seats.open(&sealers.app, value), None);
+            assert_eq!(sealers.seats.open(&sealers.app, None, value), None);
             assert_eq!(sealers.guests.open(value), None);
             for cookie in [LoginCookie::Host, LoginCookie::Plain] {
                 assert_eq!(sealers.sessions.open(cookie, value, 0), None);
@@ -165,10 +198,10 @@ fn cookie_contents(bytes: &[u8]) {
     let names = [LoginCookie::Host.name(), LoginCookie::Plain.name(), SEAT_COOKIE];
     let [host, _, seat] = names.map(|name| sealers.ring.sealer(name));
     if let Ok(text) = seat.seal(sealers.app.as_str(), bytes) {
-        let cookie = sealers.seats.open(&sealers.app, &text);
+        let cookie = sealers.seats.open(&sealers.app, None, &text);
         if let Some(cookie) = cookie {
-            let again = sealers.seats.seal(&sealers.app, &cookie).expect("random numbers");
-            assert_eq!(sealers.seats.open(&sealers.app, &again), Some(cookie));
+            let again = sealers.seats.seal(&sealers.app, None, &cookie).expect("random numbers");
+            assert_eq!(sealers.seats.open(&sealers.app, None, &again), Some(cookie));
         }
     }
     if let Ok(text) = host.seal("", bytes) {

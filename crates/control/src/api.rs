@@ -2,6 +2,7 @@
 
 mod apps;
 mod events;
+mod exec;
 mod instances;
 mod logs;
 mod problem;
@@ -36,9 +37,11 @@ pub(crate) fn routes() -> Router<Control> {
         .route("/apps/{app}/retry", post(apps::retry))
         .route("/instances", get(instances::list))
         .route("/instances/{instance}", get(instances::show))
+        .route("/instances/{instance}/exec", post(exec::in_instance))
         .route("/instances/{instance}/logs", get(logs::of_instance))
         .route("/instances/{instance}/stop", post(instances::stop))
         .route("/instances/{instance}/restart", post(instances::restart))
+        .route("/instances/{instance}/unshare", post(instances::unshare))
         .route("/stop", post(instances::stop_all))
         .route("/seats", get(server::seats))
         .route("/server/upgrade", post(server::upgrade))

@@ -11,9 +11,9 @@ use futures_util::stream::BoxStream;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use skep_edge::{Client, ControlCall, Purpose, ReplyBody};
-use skep_identity::Admission;
-use skep_launch::{Backend, BackendError, Handle, LogQuery};
-use skep_model::{AppId, AppSpec, Event, InstanceId, Mount, Principal, SeatId};
+use skep_identity::{Admission, GuestSealer, KeyRing, SeatSealer, ShareSealer};
+use skep_launch::{Backend, BackendError, Handle, LogQuery, Refusal};
+use skep_model::{AppId, AppSpec, Event, InstanceId, Mount, Principal, SeatId, Source, Variant};
 use skep_store::{Journal, Store, StoreError, Usage};
 use skep_telemetry::Exposition;
 use tokio::net::{TcpListener, UnixListener};
@@ -21,8 +21,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::api::ServerOrder;
+use crate::api::{self, ServerOrder};
 use crate::login::{Login, LoginDeps};
+use crate::portal::PortalConfig;
 use crate::reconcile::record::{self, RecordState};
 use crate::reconcile::usage;
 use crate::rights::{Caller, Rights};
@@ -32,7 +33,7 @@ use crate::ui::launch::LaunchView;
 use crate::ui::page::Page;
 use crate::ui::portal::Cards;
 use crate::ui::refused::Refused;
-use crate::{follow, router, ui};
+use crate::{choose, follow, login, router, ui};
 
 /// Calls of the edge answered at a time; the rest wait in the edge's bounded channel.
 const MAX_ANSWERS: usize = 256;
@@ -47,18 +48,24 @@ pub struct Deps {
     pub store: Store,
     pub exposition: Exposition,
     pub config: ControlConfig,
+    /// What links and cookies are sealed with.
+    pub keys: Arc<KeyRing>,
     /// Where orders to the server as a whole go.
     pub orders: mpsc::Sender<ServerOrder>,
 }
 
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
-    /// The heading of the portal.
-    pub site: String,
+    /// What the portal looks like; followed while the server runs.
+    pub portal: watch::Receiver<Arc<PortalConfig>>,
     /// Where people reach the server, for links: `https://apps.example.org`. Empty when not known.
     pub address: String,
+    /// Where apps are, when the console has a host of its own: `https://apps.example.org`.
+    pub apps_elsewhere: Option<String>,
     /// Whether visitors see what a starting or failed app wrote. For loopback without a login.
     pub show_logs: bool,
+    /// How long others may come onto an instance its owner shares. Zero: nobody shares.
+    pub share_lifetime: Duration,
     /// How long the journal is kept.
     pub journal_age: Duration,
     /// How many records of it are kept at most.
@@ -68,9 +75,11 @@ pub struct ControlConfig {
 impl Default for ControlConfig {
     fn default() -> Self {
         Self {
-            site: "Apps".to_owned(),
+            portal: watch::channel(Arc::default()).1,
             address: String::new(),
+            apps_elsewhere: None,
             show_logs: false,
+            share_lifetime: Duration::from_secs(24 * 3600),
             journal_age: Duration::from_secs(365 * 24 * 3600),
             journal_records: 1_000_000,
         }
@@ -84,6 +93,9 @@ pub struct Control(Arc<Inner>);
 struct Inner {
     deps: Deps,
     login: Login,
+    shares: ShareSealer,
+    guests: GuestSealer,
+    seats: SeatSealer,
     record: watch::Sender<RecordState>,
     streams: Streams,
     seen: Mutex<Seen>,
@@ -111,6 +123,9 @@ impl Control {
     fn build(deps: Deps, login: Option<LoginDeps>) -> Self {
         Self(Arc::new(Inner {
             login: Login::new(Roster::new(deps.store.people(), &deps.config.address), login),
+            shares: ShareSealer::new(&deps.keys),
+            guests: GuestSealer::new(&deps.keys),
+            seats: SeatSealer::new(&deps.keys),
             deps,
             record: watch::Sender::default(),
             streams: Streams::default(),
@@ -131,9 +146,12 @@ impl Control {
         self.0.login.refresh().await
     }
 
-    /// Follows changes of the users made elsewhere, and forgets what has run out. Ends at once without a login.
+    /// Follows changes of the users, and of what is shared, made elsewhere, and forgets what has run out.
     pub async fn keep_users(self) {
-        self.0.login.keep().await;
+        if self.0.login.is_on() {
+            let leaving = login::leaving::follow(self.clone());
+            tokio::join!(self.0.login.keep(), leaving);
+        }
     }
 
     /// The users, for the first administrator's link.
@@ -226,32 +244,64 @@ impl Control {
                 request.extensions_mut().insert(client);
                 own.oneshot(request).await.unwrap_or_else(|never| match never {})
             }
-            Purpose::LaunchPage { app, seat } => self.launch_page(&app, seat.seat, request_id).await,
+            Purpose::LaunchPage { app, name, seat } => {
+                self.launch_page(&app, Variant::named(name), seat.seat, request_id).await
+            }
             Purpose::LaunchFollow { app, seat } => self.launch_follow(app, seat.seat),
             Purpose::LaunchRetry { app } => {
                 self.0.deps.handle.retry(&app);
                 empty(StatusCode::NO_CONTENT)
             }
-            Purpose::RefusedPage { app, refusal } => self.refusal(&app, &request, request_id, |refused| {
-                ui::refused::refusal_page(refused, &app, &refusal)
+            Purpose::RefusedPage { app, name, refusal: Refusal::ChoiceNeeded | Refusal::ChoiceWithdrawn } => {
+                let variant = Variant::named(name.clone());
+                match self.app(&app).map(|spec| spec.of_variant(&variant)) {
+                    Some(spec) => {
+                        let asked = (request.uri(), request.headers());
+                        choose::page(self, &spec, name.as_ref(), &principal, asked)
+                    }
+                    None => api::Problem::unknown_app(app.as_str()).response(),
+                }
+            }
+            Purpose::RefusedPage { app, name, refusal } => {
+                let variant = Variant::named(name);
+                self.refusal_of(&app, &variant, &request, request_id, |refused| {
+                    ui::refused::refusal_page(refused, &app, &refusal)
+                })
+            }
+            Purpose::MisnamedPage { app, why } => self.refusal(&app, &request, request_id, |refused| {
+                ui::refused::misnamed_page(refused, &app, why)
             }),
             Purpose::DeniedPage { app } => {
                 let user = match &principal {
                     Principal::User { name, .. } => name.as_str(),
                     _ => "nobody",
                 };
-                self.refusal(&app, &request, request_id, |refused| {
-                    ui::refused::denied_page(refused, &app, user)
+                self.refusal_by(Some(&app), &request, request_id, |refused| {
+                    ui::refused::denied_page(refused, &app.id, user)
                 })
             }
-            Purpose::BrokenPage { app, summary } => self.refusal(&app, &request, request_id, |refused| {
-                ui::refused::broken_page(refused, &app, &summary)
-            }),
+            Purpose::BrokenPage { app, service, summary } => {
+                let spec = service.or_else(|| self.app(&app));
+                self.refusal_by(spec.as_deref(), &request, request_id, |refused| {
+                    ui::refused::broken_page(refused, &app, &summary)
+                })
+            }
+            Purpose::NoTaskPage { service } => {
+                self.refusal_by(Some(&service), &request, request_id, |refused| {
+                    ui::refused::no_task_page(refused, &service.id)
+                })
+            }
         }
     }
 
-    async fn launch_page(&self, app: &AppId, seat: SeatId, request_id: u64) -> Response<Body> {
-        let Some(spec) = self.app(app) else {
+    async fn launch_page(
+        &self,
+        app: &AppId,
+        variant: Variant,
+        seat: SeatId,
+        request_id: u64,
+    ) -> Response<Body> {
+        let Some(spec) = self.app(app).map(|spec| spec.of_variant(&variant)) else {
             let page = ui::refused::not_found_page(app.as_str(), &[], self.portal_path(), request_id);
             return page.respond();
         };
@@ -268,7 +318,7 @@ impl Control {
     fn launch_follow(&self, app: AppId, seat: SeatId) -> Response<Body> {
         let control = self.clone();
         let Some(body) = self.0.streams.open(|feed| follow::follow(control, app, seat, feed)) else {
-            return crate::api::Problem::too_many_streams().response();
+            return api::Problem::too_many_streams().response();
         };
         streaming("application/x-ndjson", body)
     }
@@ -280,13 +330,38 @@ impl Control {
         request_id: u64,
         page: impl FnOnce(&Refused<'_>) -> Page,
     ) -> Response<Body> {
-        let spec = self.app(app);
+        self.refusal_of(app, &Variant::default(), request, request_id, page)
+    }
+
+    fn refusal_of(
+        &self,
+        app: &AppId,
+        variant: &Variant,
+        request: &Request<Body>,
+        request_id: u64,
+        page: impl FnOnce(&Refused<'_>) -> Page,
+    ) -> Response<Body> {
+        let spec = self.app(app).map(|spec| spec.of_variant(variant));
+        self.refusal_by(spec.as_deref(), request, request_id, page)
+    }
+
+    fn refusal_by(
+        &self,
+        spec: Option<&AppSpec>,
+        request: &Request<Body>,
+        request_id: u64,
+        page: impl FnOnce(&Refused<'_>) -> Page,
+    ) -> Response<Body> {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let refused = Refused {
-            spec: spec.as_deref(),
+            spec,
             target,
             show_lines: self.0.deps.config.show_logs,
-            portal: self.portal_path(),
+            // On a host of its own, `/` is the service's.
+            portal: match spec.map(|spec| &spec.source) {
+                Some(Source::Service(_)) => "/_skep/",
+                _ => self.portal_path(),
+            },
             request_id,
         };
         page(&refused).respond()
@@ -301,6 +376,24 @@ impl Control {
 
     pub(crate) fn login(&self) -> &Login {
         &self.0.login
+    }
+
+    pub(crate) fn seats(&self) -> &SeatSealer {
+        &self.0.seats
+    }
+
+    pub(crate) fn shares(&self) -> &ShareSealer {
+        &self.0.shares
+    }
+
+    pub(crate) fn guests(&self) -> &GuestSealer {
+        &self.0.guests
+    }
+
+    /// What an address of an app begins with on a page of ours: nothing, unless the page is on the console's own host.
+    pub(crate) fn apps_at(&self, client: &Client) -> &str {
+        let elsewhere = self.0.deps.config.apps_elsewhere.as_deref().filter(|_| client.at_console);
+        elsewhere.map_or("", |url| url.trim_end_matches('/'))
     }
 
     pub(crate) fn config(&self) -> &ControlConfig {
@@ -336,14 +429,20 @@ impl Control {
         self.0.deps.handle.apps().into_iter().find(|spec| spec.id == *id)
     }
 
+    /// What the portal looks like now.
+    pub(crate) fn look(&self) -> Arc<PortalConfig> {
+        Arc::clone(&self.0.deps.config.portal.borrow())
+    }
+
     /// The cards of the apps published now.
     pub(crate) fn cards(&self) -> Arc<Cards> {
         let apps = self.0.deps.handle.apps();
+        let look = self.look();
         let known = Arc::clone(&self.0.seen.lock().cards);
-        if known.fit(&apps) {
+        if known.fit(&apps, &look) {
             return known;
         }
-        let cards = Arc::new(Cards::render(apps));
+        let cards = Arc::new(Cards::render(apps, look));
         self.0.seen.lock().cards = Arc::clone(&cards);
         cards
     }
@@ -432,7 +531,9 @@ fn purpose_name(purpose: &Purpose) -> &'static str {
         Purpose::LaunchFollow { .. } => "launch-follow",
         Purpose::LaunchRetry { .. } => "launch-retry",
         Purpose::RefusedPage { .. } => "refused-page",
+        Purpose::MisnamedPage { .. } => "misnamed-page",
         Purpose::DeniedPage { .. } => "denied-page",
         Purpose::BrokenPage { .. } => "broken-page",
+        Purpose::NoTaskPage { .. } => "no-task-page",
     }
 }

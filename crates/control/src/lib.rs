@@ -7,20 +7,27 @@
 //! Absent on purpose: decisions about instances (`launch`), SQL (`store`), cookies (`edge`, `identity`).
 
 mod api;
+mod choose;
 mod control;
 mod follow;
 mod former;
 mod health;
 mod login;
+mod mine;
 mod personal;
+mod portal;
 mod reconcile;
 mod rights;
 mod roster;
 mod router;
+pub mod services;
+mod share;
 mod streams;
+pub mod terminal;
 mod ui;
 
 pub use api::ServerOrder;
 pub use control::{Control, ControlConfig, Deps};
 pub use login::{LoginConfig, LoginDeps};
+pub use portal::{PortalConfig, PortalSection};
 pub use roster::{Invitation, Newcomer, Roster, RosterError, UserView};

@@ -6,6 +6,7 @@
 
 pub(crate) mod account;
 pub(crate) mod forms;
+pub(crate) mod leaving;
 mod snapshot;
 
 use std::net::IpAddr;
@@ -90,7 +91,7 @@ impl Login {
         // Until the store has been read, nobody is anybody.
         let nobody = match &doors {
             None => Admission::default(),
-            Some(doors) => snapshot::build(&doors.config, &skep_store::Everybody::default()),
+            Some(doors) => snapshot::build(Some(&doors.config), &skep_store::Everybody::default()),
         };
         Self {
             doors,

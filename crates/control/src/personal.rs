@@ -141,16 +141,19 @@ async fn stop(
     see_other("/_skep/apps", None)
 }
 
+/// Whether an instance is the caller's alone.
+pub(crate) fn is_own(caller: &Caller, view: &InstanceView) -> bool {
+    let Rights::Visitor { principal, .. } = &caller.rights else { return false };
+    match (principal, &view.owner) {
+        (Principal::User { name, .. }, Some(Principal::User { name: owner, .. })) => name == owner,
+        (Principal::Guest(id), Some(Principal::Guest(owner))) => id == owner,
+        _ => false,
+    }
+}
+
 /// Whether the caller may end an instance: it is theirs alone, or its app is theirs to manage (from this host).
 pub(crate) fn may_stop(caller: &Caller, spec: &AppSpec, view: &InstanceView) -> bool {
-    let own = match (&caller.rights, &view.owner) {
-        (
-            Rights::Visitor { principal: Principal::User { name, .. }, .. },
-            Some(Principal::User { name: owner, .. }),
-        ) => name == owner,
-        _ => false,
-    };
-    own || caller.may_manage(spec)
+    is_own(caller, view) || caller.may_manage(spec)
 }
 
 /// The apps of a list of ids, in its order, as far as the caller may open them.

@@ -1,8 +1,6 @@
 //! Which path is whose. Three routers for three ways in: visitors through the edge, operators through the control
 //! socket, monitoring through the admin listener.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Path, Query, Request, State};
@@ -13,15 +11,13 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use skep_edge::Client;
-use skep_launch::InstanceView;
 use skep_model::AppSpec;
 
 use crate::api::{self, Problem};
-use crate::control::{Control, now_ms};
+use crate::control::Control;
 use crate::rights::{Caller, Rights, same_site};
 use crate::ui::portal::{PortalView, Visitor};
-use crate::ui::running::Row;
-use crate::{former, health, login, personal, ui};
+use crate::{choose, former, health, login, mine, personal, share, ui};
 
 /// Bytes of a request's body that are read at most; our largest is a form with one address in it.
 const MAX_BODY: usize = 64 * 1024;
@@ -32,14 +28,17 @@ pub(crate) fn visitors(control: Control) -> Router {
         .route("/", get(portal))
         .route("/_skep", get(portal))
         .route("/_skep/", get(portal))
-        .route("/_skep/apps", get(running))
         .route("/_skep/apps/{app}/retry", post(retry_form))
         .route("/_skep/assets/{file}", get(ui::assets::serve))
         .route("/_skep/icons/{app}", get(icon))
+        .route("/_skep/logo", get(logo))
         .route("/_skep/health/live", get(health::live))
         .route("/_skep/health/ready", get(health::ready))
         .merge(login::forms::routes())
         .merge(personal::routes())
+        .merge(mine::routes())
+        .merge(share::routes())
+        .merge(choose::routes())
         .nest("/_skep/api/v1", api::routes())
         .fallback(nothing_here)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -108,25 +107,8 @@ async fn portal(
         return login::forms::see_other("/_skep/login", None);
     }
     let own = personal::own(&control, &caller).await;
-    let site = &control.config().site;
-    let view = PortalView { site, query: query.trim(), running: &running, visitor, own: &own };
+    let view = PortalView { query: query.trim(), running: &running, visitor, own: &own };
     control.cards().page(&view, |spec| caller.may_open(spec)).respond()
-}
-
-async fn running(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Response<Body> {
-    let apps: Vec<Arc<AppSpec>> =
-        control.handle().apps().into_iter().filter(|spec| caller.may_open(spec)).collect();
-    let instances = control.handle().instances();
-    let sittings = caller.user().map(|user| control.handle().sittings(user)).unwrap_or_default();
-    let mine = |view: &InstanceView| sittings.contains(&view.id);
-    let rows: Vec<Row<'_>> = instances
-        .iter()
-        .filter_map(|view| {
-            let spec = apps.iter().find(|spec| spec.id == view.app)?;
-            Some(Row { spec, view, mine: mine(view), may_stop: personal::may_stop(&caller, spec, view) })
-        })
-        .collect();
-    ui::running::page(&rows, now_ms(), control.portal_path()).respond()
 }
 
 async fn icon(
@@ -136,9 +118,14 @@ async fn icon(
 ) -> Response<Body> {
     let spec = app.parse().ok().and_then(|id| control.app(&id)).filter(|spec| caller.may_open(spec));
     match spec {
-        Some(spec) => ui::icon::serve(&spec).await,
+        Some(spec) => ui::icon::serve(spec.icon.as_ref()).await,
         None => ui::assets::plain(StatusCode::NOT_FOUND, "There is no such app.\n"),
     }
+}
+
+/// The portal's own logo, for whoever may see the page it stands on: everybody.
+async fn logo(State(control): State<Control>) -> Response<Body> {
+    ui::icon::serve(control.look().logo.as_ref()).await
 }
 
 #[derive(Deserialize)]
@@ -168,7 +155,8 @@ async fn retry_form(
 /// Whether an address is a path inside the app: anything else could send the visitor anywhere.
 fn leads_into(spec: &AppSpec, to: &str) -> bool {
     let plain = to.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    plain && to.starts_with(spec.mount.as_str()) && !to.starts_with("//") && to.len() <= 8192
+    let inside = to.starts_with(spec.mount.as_str()) || to.starts_with(&spec.named_stem());
+    plain && inside && !to.starts_with("//") && to.len() <= 8192
 }
 
 /// Whatever nothing is published at.
@@ -181,10 +169,10 @@ async fn nothing_here(
     let path = request.uri().path();
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    if let Some((id, rest)) = former::address(path).filter(|_| safe)
-        && let Some(spec) = control.app(&id)
+    if let Some(former) = former::address(path).filter(|_| safe)
+        && let Some(spec) = control.app(&former.app)
     {
-        return former::leads_to(&spec, rest, request.uri().query());
+        return former.leads_to(&spec, request.uri().query());
     }
     let page = !path.starts_with("/_skep/api") && accept.contains("text/html");
     if !page {
@@ -203,7 +191,7 @@ mod tests {
     #[test]
     fn a_retry_leads_back_into_its_app_only() {
         let spec = ui::tests::spec("sales", "Sales");
-        for good in ["/sales/", "/sales/deep/link?a=1&b=%20"] {
+        for good in ["/sales/", "/sales/deep/link?a=1&b=%20", "/sales~north/x"] {
             assert!(leads_into(&spec, good), "{good}");
         }
         for bad in [
@@ -215,6 +203,7 @@ mod tests {
             "/sales",
             "/sales/\r\nX: y",
             "/sales/\\x",
+            "/sales2~north/",
         ] {
             assert!(!leads_into(&spec, bad), "{bad}");
         }

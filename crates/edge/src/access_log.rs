@@ -17,6 +17,8 @@ use http::uri::PathAndQuery;
 use jiff::Timestamp;
 use skep_model::{AppId, InstanceId};
 
+use crate::digits::{address, decimal, hex, three};
+
 /// Where the access log goes, and how its lines look.
 pub struct AccessLog {
     pub format: LogFormat,
@@ -58,6 +60,7 @@ const FULL: usize = 16 * 1024;
 pub(crate) struct LogBuffer {
     format: LogFormat,
     lines: String,
+    count: u64,
     second: Second,
     to_writer: SyncSender<String>,
     dropped: Arc<AtomicU64>,
@@ -107,6 +110,7 @@ impl LogWriter {
         LogBuffer {
             format: self.format,
             lines: String::new(),
+            count: 0,
             second: Second::default(),
             to_writer: self.to_writer.clone(),
             dropped: Arc::clone(&self.dropped),
@@ -155,11 +159,11 @@ impl LogBuffer {
             self.lines.reserve(FULL + FULL / 4);
         }
         let second = self.second.text(self.format, now);
-        // Writing to a string cannot fail.
-        let _ = match self.format {
+        match self.format {
             LogFormat::Json => write_json(&mut self.lines, record, second, now.subsec_millisecond()),
             LogFormat::Common => write_common(&mut self.lines, record, second),
-        };
+        }
+        self.count += 1;
         if self.lines.len() >= FULL {
             self.hand_over();
         }
@@ -170,7 +174,7 @@ impl LogBuffer {
             return;
         }
         let lines = std::mem::take(&mut self.lines);
-        let count = lines.bytes().filter(|&b| b == b'\n').count() as u64;
+        let count = std::mem::take(&mut self.count);
         match self.to_writer.try_send(lines) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
@@ -191,22 +195,40 @@ fn path(record: &Record) -> &str {
     record.target.as_ref().map_or("-", PathAndQuery::path)
 }
 
-fn write_json(out: &mut String, record: &Record, second: &str, millisecond: i32) -> std::fmt::Result {
-    let Record { request_id, client, method, status, bytes, .. } = record;
-    write!(out, "{{\"time\":\"{second}.{millisecond:03}Z\",\"id\":\"{request_id:016x}\"")?;
-    write!(out, ",\"client\":\"{client}\",\"method\":\"{method}\",\"path\":\"")?;
+fn write_json(out: &mut String, record: &Record, second: &str, millisecond: i32) {
+    out.push_str("{\"time\":\"");
+    out.push_str(second);
+    out.push('.');
+    three(out, u64::try_from(millisecond).unwrap_or_default());
+    out.push_str("Z\",\"id\":\"");
+    hex(out, record.request_id);
+    out.push_str("\",\"client\":\"");
+    address(out, record.client);
+    out.push_str("\",\"method\":\"");
+    out.push_str(record.method.as_str());
+    out.push_str("\",\"path\":\"");
     escape(out, path(record));
-    write!(out, "\",\"status\":{status},\"bytes\":{bytes},\"ms\":")?;
-    write_ms(out, record.duration)?;
+    out.push_str("\",\"status\":");
+    decimal(out, record.status.into());
+    out.push_str(",\"bytes\":");
+    decimal(out, record.bytes);
+    out.push_str(",\"ms\":");
+    write_ms(out, record.duration);
     if let Some(app) = &record.app {
-        write!(out, ",\"app\":\"{app}\"")?;
+        out.push_str(",\"app\":\"");
+        out.push_str(app.as_str());
+        out.push('"');
     }
     if let Some(instance) = &record.instance {
-        write!(out, ",\"instance\":\"{instance}\"")?;
+        out.push_str(",\"instance\":\"");
+        out.push_str(instance.app().as_str());
+        out.push('.');
+        hex(out, instance.nonce());
+        out.push('"');
     }
     if let Some(held) = record.held {
         out.push_str(",\"held_ms\":");
-        write_ms(out, held)?;
+        write_ms(out, held);
     }
     if let Some(note) = &record.note {
         out.push_str(",\"note\":\"");
@@ -214,18 +236,33 @@ fn write_json(out: &mut String, record: &Record, second: &str, millisecond: i32)
         out.push('"');
     }
     out.push_str("}\n");
-    Ok(())
 }
 
-fn write_ms(out: &mut String, duration: Duration) -> std::fmt::Result {
-    let micros = duration.as_micros();
-    write!(out, "{}.{:03}", micros / 1000, micros % 1000)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn write_common(out: &mut String, record: &Record, second: &str) -> std::fmt::Result {
-    write!(out, "{} - - [{second}] \"{} ", record.client, record.method)?;
+fn write_ms(out: &mut String, duration: Duration) {
+    let micros = micros(duration);
+    decimal(out, micros / 1000);
+    out.push('.');
+    three(out, micros);
+}
+
+fn write_common(out: &mut String, record: &Record, second: &str) {
+    address(out, record.client);
+    out.push_str(" - - [");
+    out.push_str(second);
+    out.push_str("] \"");
+    out.push_str(record.method.as_str());
+    out.push(' ');
     escape(out, path(record));
-    writeln!(out, " HTTP/1.1\" {} {} {}", record.status, record.bytes, record.duration.as_micros())
+    out.push_str(" HTTP/1.1\"");
+    for value in [record.status.into(), record.bytes, micros(record.duration)] {
+        out.push(' ');
+        decimal(out, value);
+    }
+    out.push('\n');
 }
 
 /// For both formats: quotes, backslashes and control characters are escaped as in JSON.
@@ -271,7 +308,7 @@ mod tests {
         let now = Timestamp::from_millisecond(1_790_000_000_042).unwrap();
         let mut second = Second::default();
         let second = second.text(LogFormat::Json, now);
-        write_json(&mut out, &record(), second, now.subsec_millisecond()).unwrap();
+        write_json(&mut out, &record(), second, now.subsec_millisecond());
         let value: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(value["path"], "/a\"b");
         assert_eq!(value["id"], "0000000000000007");
@@ -286,7 +323,7 @@ mod tests {
     fn common_lines_look_as_usual() {
         let mut out = String::new();
         let mut second = Second::default();
-        write_common(&mut out, &record(), second.text(LogFormat::Common, Timestamp::UNIX_EPOCH)).unwrap();
+        write_common(&mut out, &record(), second.text(LogFormat::Common, Timestamp::UNIX_EPOCH));
         assert_eq!(out, "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"GET /a\\\"b HTTP/1.1\" 200 12 1500\n");
     }
 

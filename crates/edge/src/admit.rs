@@ -9,8 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use skep_identity::cookies::{GUEST_COOKIE, login_path};
-use skep_identity::{Admission, Decision, GuestSealer, KeyRing, LoginCookie, Session, SessionSealer, WhyNot};
-use skep_model::{AppSpec, Principal};
+use skep_identity::{
+    Admission, Decision, GuestSealer, KeyRing, LoginCookie, SHARE_COOKIE, Session, SessionSealer, Share,
+    ShareIn, ShareSealer, WhyNot, share_cookie,
+};
+use skep_launch::Refusal;
+use skep_model::{AppSpec, GuestId, Principal};
 
 use crate::body::EdgeBody;
 use crate::console_host::Elsewhere;
@@ -19,17 +23,23 @@ use crate::exchange::Exchange;
 use crate::guard::Guard;
 use crate::problem::Problem;
 use crate::request::{Conn, Target, Visit};
+use crate::routes::Route;
 use crate::visit;
 
 /// The keys of the cookies that say who somebody is.
 pub(crate) struct Doors {
     sessions: SessionSealer,
     guests: GuestSealer,
+    shares: ShareSealer,
 }
 
 impl Doors {
     pub(crate) fn new(keys: &KeyRing) -> Self {
-        Self { sessions: SessionSealer::new(keys), guests: GuestSealer::new(keys) }
+        Self {
+            sessions: SessionSealer::new(keys),
+            guests: GuestSealer::new(keys),
+            shares: ShareSealer::new(keys),
+        }
     }
 }
 
@@ -57,9 +67,16 @@ pub(crate) fn admit(
         return Ok(Admitted::In);
     }
     let headers = &visit.parts.headers;
-    visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, visit.trusted, headers)?;
+    let at_service = match target {
+        Target::Service(_) | Target::Slash(_) => true,
+        // What its error pages look like.
+        Target::Own => visit.parts.uri.path().starts_with("/_skep/assets/"),
+        _ => false,
+    };
+    let published = at_service && conn.worker.routes().serves_host(visit.host.host());
+    visit::check_host_rule(&conn.worker.shared.hosts, &visit.host, published, visit.trusted, headers)?;
     if let Some(console) = &conn.worker.shared.console {
-        let app = matches!(target, Target::App(_) | Target::Site(_) | Target::Slash(_));
+        let app = matches!(target, Target::Slash(_)) || target.route().is_some();
         match console.check(&visit.host, visit.client.https, &visit.parts.uri, app, visit.navigation) {
             Ok(()) => {}
             Err(Elsewhere::Moved(location)) => {
@@ -71,10 +88,7 @@ pub(crate) fn admit(
     let admission = conn.worker.admission();
     let session = logged_in(conn, visit, &admission, cookies);
     check_site(visit, target, session.is_some())?;
-    let app = match target {
-        Target::App(route) | Target::Site(route) => Some(&route.spec),
-        _ => None,
-    };
+    let app = target.route().map(|route| &route.spec);
     if let Some(app) = app {
         match admission.may_open(&visit.principal, app) {
             Decision::Allowed(_) => {}
@@ -83,14 +97,40 @@ pub(crate) fn admit(
         if app.per_user && visit.principal == Principal::Anonymous {
             welcome(conn, visit, cookies);
         }
+    } else if visit.principal == Principal::Anonymous
+        && let Some(id) = known_guest(conn, visit)
+    {
+        // On pages of ours they see what is theirs.
+        visit.principal = Principal::Guest(id);
+    }
+    let share = match target {
+        Target::App(route) if route.spec.per_user => guest_of(conn, visit, route),
+        _ => None,
+    };
+    if let Some(share) = &share {
+        if !admission.is_shared(share, now_ms()) {
+            cookies.extend(forget_share(visit));
+            let refusal = Refusal::ShareEnded;
+            if !visit.navigation {
+                return Err(Problem::from(&refusal));
+            }
+            let (app, name) = (share.instance.app().clone(), share.name.clone());
+            return Ok(Admitted::Page(Purpose::RefusedPage { app, name, refusal }));
+        }
+        visit.joins = Some(share.instance.clone());
     }
     // Where nobody logs in, nothing can be taken away. What ends a login must still be answered.
     let ours = app.is_none() && session.is_some() && is_safe(&visit.parts.method);
-    if admission.policy.login()
-        && (app.is_some() || ours)
+    if (share.is_some() || admission.policy.login() && (app.is_some() || ours))
         && let Some(exchange) = exchange
     {
-        exchange.guard(Guard { session, app: app.map(Arc::clone), task: tokio::task::try_id() });
+        exchange.guard(Guard {
+            session,
+            app: app.map(Arc::clone),
+            share,
+            waits: false,
+            task: tokio::task::try_id(),
+        });
     }
     Ok(Admitted::In)
 }
@@ -146,7 +186,9 @@ fn check_site(visit: &Visit, target: &Target, by_cookie: bool) -> Result<(), Pro
             visit::check_origin(headers, &visit.host, &[])?;
             visit::check_unsafe(&visit.parts.method, headers)
         }
-        Target::App(route) | Target::Site(route) if visit.upgrade || (by_cookie && !safe) => {
+        Target::App(route) | Target::Site(route) | Target::Service(route)
+            if visit.upgrade || (by_cookie && !safe) =>
+        {
             visit::check_origin(headers, &visit.host, &route.spec.allowed_origins)
         }
         _ => Ok(()),
@@ -157,7 +199,7 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem> {
+fn refuse(visit: &Visit, app: &Arc<AppSpec>, why: WhyNot) -> Result<Admitted, Problem> {
     match why {
         WhyNot::LogIn if visit.navigation => {
             let target = visit.parts.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -167,7 +209,7 @@ fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem
             let detail = "this app is for people who are logged in; log in at /_skep/login";
             Err(Problem::new(401, "login-required", detail))
         }
-        _ if visit.navigation => Ok(Admitted::Page(Purpose::DeniedPage { app: app.id.clone() })),
+        _ if visit.navigation => Ok(Admitted::Page(Purpose::DeniedPage { app: Arc::clone(app) })),
         _ => Err(Problem::new(403, "not-allowed", "this app is not for the user who is logged in")),
     }
 }
@@ -176,8 +218,7 @@ fn refuse(visit: &Visit, app: &AppSpec, why: WhyNot) -> Result<Admitted, Problem
 /// new one, and a new instance, with every request.
 fn welcome(conn: &Conn, visit: &mut Visit, cookies: &mut Vec<HeaderValue>) {
     let sealer = &conn.worker.shared.doors.guests;
-    let mut known = visit::cookies(&visit.parts.headers, GUEST_COOKIE).take(4);
-    if let Some(id) = known.find_map(|value| sealer.open(value)) {
+    if let Some(id) = known_guest(conn, visit) {
         visit.principal = Principal::Guest(id);
     } else if visit.navigation {
         match sealer.welcome(visit.client.https) {
@@ -188,6 +229,24 @@ fn welcome(conn: &Conn, visit: &mut Visit, cookies: &mut Vec<HeaderValue>) {
             Err(error) => tracing::warn!(%error, "a visitor gets no identity"),
         }
     }
+}
+
+/// Whose guest the visitor is at this address, if they were let in once.
+fn guest_of(conn: &Conn, visit: &Visit, route: &Route) -> Option<Share> {
+    let sealer = &conn.worker.shared.doors.shares;
+    let mut found = visit::cookies(&visit.parts.headers, SHARE_COOKIE).take(4);
+    let share = found.find_map(|value| sealer.open(ShareIn::Cookie(&visit.principal), value))?;
+    share.is_at(&route.spec.id, route.name.as_ref()).then_some(share)
+}
+
+/// The next page load leads to what is the visitor's own.
+pub(crate) fn forget_share(visit: &Visit) -> Option<HeaderValue> {
+    HeaderValue::try_from(share_cookie("", visit.client.https, 0)).ok()
+}
+
+fn known_guest(conn: &Conn, visit: &Visit) -> Option<GuestId> {
+    let mut known = visit::cookies(&visit.parts.headers, GUEST_COOKIE).take(4);
+    known.find_map(|value| conn.worker.shared.doors.guests.open(value))
 }
 
 fn see_other(location: &str) -> Response<EdgeBody> {

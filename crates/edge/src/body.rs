@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,30 @@ use crate::pool::Returning;
 use crate::static_site::FileStream;
 
 pub(crate) type BodyError = Box<dyn StdError + Send + Sync>;
+
+/// Why a request's body does not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BrokenBody {
+    #[error("the client broke off its upload")]
+    BrokenOff,
+    #[error("the request's body is not chunked as it should be")]
+    Malformed,
+}
+
+impl BrokenBody {
+    fn of(error: &hyper::Error) -> Self {
+        let malformed = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        };
+        let source = error.source().and_then(|source| source.downcast_ref());
+        if source.is_some_and(malformed) { Self::Malformed } else { Self::BrokenOff }
+    }
+
+    /// The one behind an error of the connection that should have carried the body on.
+    pub(crate) fn within(error: &hyper::Error) -> Option<Self> {
+        error.source()?.downcast_ref().copied()
+    }
+}
 
 /// A client's request body, of which the first bytes may have been read while the request was held.
 pub(crate) struct RequestBody {
@@ -97,7 +122,7 @@ impl RequestBody {
             self.source = None;
             self.state.note_body_over();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| BrokenBody::of(&error).into())))
     }
 }
 

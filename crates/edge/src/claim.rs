@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use http::header::{CACHE_CONTROL, SET_COOKIE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use skep_identity::{SEAT_COOKIE, SeatCookie};
-use skep_launch::{Claim, ClaimKind, Lease, Outcome, Refusal, SeatKey, Upstream, Waiting};
-use skep_model::{AppId, Hold};
+use skep_launch::{Claim, ClaimKind, Lease, Outcome, Refusal, SeatKey, Upstream};
+use skep_model::{AppId, Hold, InstanceName, SeatId};
 
 use crate::body::{BodyError, EdgeBody};
 use crate::control_call::Purpose;
@@ -41,30 +41,35 @@ pub(crate) async fn claim(
     route: &Route,
     exchange: &mut Option<Box<Exchange>>,
 ) -> Result<Claimed, Stop> {
-    let app = &route.spec.id;
-    let key = seat_key(conn, visit, app);
+    let (app, name) = (&route.spec.id, route.name.as_ref());
+    let key = seat_key(conn, visit, app, name);
     if let Some(asked) = visit.parts.headers.get(visit::SKEP_LAUNCH).cloned() {
-        return Box::pin(launch_page_asks(conn, visit, app, key, &asked)).await;
+        return Box::pin(launch_page_asks(conn, visit, route, key, &asked)).await;
     }
     let kind = kind_of(visit, route);
-    let claim = Claim { app: app.clone(), key, principal: visit.principal.clone(), kind };
-    let waiting = match conn.worker.shared.handle.claim(claim) {
+    // Lent, not copied: names and groups are texts.
+    let principal = std::mem::take(&mut visit.principal);
+    let joins = visit.joins.clone();
+    let claim = Claim { app: app.clone(), name: name.cloned(), joins, chosen: None, key, principal, kind };
+    let outcome = conn.worker.shared.handle.claim(&claim);
+    visit.principal = claim.principal;
+    let waiting = match outcome {
         Outcome::Granted(lease) => return Ok(Claimed::Seat(lease)),
-        Outcome::Refused(refusal) => return refused(conn, visit, app, refusal),
+        Outcome::Refused(refusal) => return refused(conn, visit, route, refusal),
         Outcome::Waiting(waiting) => waiting,
     };
     if kind == ClaimKind::Page {
         // The place in the line is the page's, not the request's: `waiting` may go.
-        return Box::pin(launch_page(conn, visit, app, waiting.key())).await;
+        return Box::pin(launch_page(conn, visit, route, waiting.key())).await;
     }
     let since = Instant::now();
-    let result = hold(conn, visit, waiting).await;
+    let result = hold(conn, visit, waiting.granted()).await;
     if let Some(exchange) = exchange {
         exchange.note_held(since);
     }
     match result? {
         Ok(lease) => Ok(Claimed::Seat(lease)),
-        Err(refusal) => refused(conn, visit, app, refusal),
+        Err(refusal) => refused(conn, visit, route, refusal),
     }
 }
 
@@ -82,23 +87,32 @@ fn kind_of(visit: &Visit, route: &Route) -> ClaimKind {
     }
 }
 
-fn seat_key(conn: &Conn, visit: &Visit, app: &AppId) -> Option<SeatKey> {
+pub(crate) fn seat_key(
+    conn: &Conn,
+    visit: &Visit,
+    app: &AppId,
+    name: Option<&InstanceName>,
+) -> Option<SeatKey> {
     let sealer = &conn.worker.shared.seats;
-    // A root app's cookie and another app's arrive side by side: the one that opens for this app is it.
+    // A root app's cookie and another app's arrive side by side: the one that opens for this address is it.
     let mut cookies = visit::cookies(&visit.parts.headers, SEAT_COOKIE).take(4);
-    let cookie = cookies.find_map(|text| sealer.open(app, text))?;
+    let cookie = cookies.find_map(|text| sealer.open(app, name, text))?;
     Some(SeatKey { seat: cookie.seat, instance: cookie.instance })
 }
 
 /// A refusal: a page for page loads, a problem document for the rest.
-fn refused(conn: &Conn, visit: &Visit, app: &AppId, refusal: Refusal) -> Result<Claimed, Stop> {
+fn refused(conn: &Conn, visit: &Visit, route: &Route, refusal: Refusal) -> Result<Claimed, Stop> {
     if refusal == Refusal::ShuttingDown
         && let Some(successor) = conn.worker.shared.successor.get()
     {
         return Ok(Claimed::PassOn(Arc::clone(successor)));
     }
     if visit.navigation && refusal != Refusal::Cold {
-        return Ok(Claimed::Page(Purpose::RefusedPage { app: app.clone(), refusal }));
+        return Ok(Claimed::Page(Purpose::RefusedPage {
+            app: route.spec.id.clone(),
+            name: route.name.clone(),
+            refusal,
+        }));
     }
     Err(Problem::from(&refusal).into())
 }
@@ -106,11 +120,12 @@ fn refused(conn: &Conn, visit: &Visit, app: &AppId, refusal: Refusal) -> Result<
 async fn launch_page(
     conn: &Rc<Conn>,
     visit: &mut Visit,
-    app: &AppId,
+    route: &Route,
     seat: SeatKey,
 ) -> Result<Claimed, Stop> {
-    let cookie = seal(conn, visit, app, &seat);
-    let purpose = Purpose::LaunchPage { app: app.clone(), seat };
+    let (app, name) = (route.spec.id.clone(), route.name.clone());
+    let cookie = seal(conn, visit, &app, name.as_ref(), &seat);
+    let purpose = Purpose::LaunchPage { app, name, seat };
     let parts = own::copy_of(&visit.parts);
     let mut response = own::page(conn, parts, visit.client.clone(), visit.principal.clone(), purpose).await?;
     if let Some(cookie) = cookie {
@@ -130,10 +145,11 @@ async fn launch_page(
 async fn launch_page_asks(
     conn: &Rc<Conn>,
     visit: &mut Visit,
-    app: &AppId,
+    route: &Route,
     key: Option<SeatKey>,
     asked: &HeaderValue,
 ) -> Result<Claimed, Stop> {
+    let (app, name) = (&route.spec.id, route.name.as_ref());
     if asked == "retry" && visit.parts.method == Method::POST {
         return Ok(Claimed::Page(Purpose::LaunchRetry { app: app.clone() }));
     }
@@ -143,13 +159,14 @@ async fn launch_page_asks(
     }
     // Asking again keeps the place in the line; without a cookie it takes one.
     let (principal, kind) = (visit.principal.clone(), ClaimKind::Page);
-    let claim = Claim { app: app.clone(), key, principal, kind };
+    let joins = visit.joins.clone();
+    let claim = Claim { app: app.clone(), name: name.cloned(), joins, chosen: None, key, principal, kind };
     let (seat, lease, waiting) = match conn.worker.shared.handle.claim(claim) {
         Outcome::Granted(lease) => (lease.key(), Some(lease), None),
         Outcome::Waiting(waiting) => (waiting.key(), None, Some(waiting)),
         Outcome::Refused(refusal) => return Err(Problem::from(&refusal).into()),
     };
-    let cookie = seal(conn, visit, app, &seat);
+    let cookie = seal(conn, visit, app, name, &seat);
     let purpose = Purpose::LaunchFollow { app: app.clone(), seat };
     let parts = own::copy_of(&visit.parts);
     let mut response = own::page(conn, parts, visit.client.clone(), visit.principal.clone(), purpose).await?;
@@ -161,10 +178,13 @@ async fn launch_page_asks(
     Ok(Claimed::Answer(response))
 }
 
-/// Waits for the seat, reading a little of the body meanwhile, until the client leaves.
-async fn hold(conn: &Conn, visit: &mut Visit, waiting: Waiting) -> Result<Result<Lease, Refusal>, Gone> {
-    let granted = waiting.granted();
-    tokio::pin!(granted);
+/// Waits for a place to send the request to, reading a little of the body meanwhile, until the client leaves.
+pub(crate) async fn hold<T, E>(
+    conn: &Conn,
+    visit: &mut Visit,
+    place: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, E>, Gone> {
+    tokio::pin!(place);
     let departed = conn.state.departed();
     tokio::pin!(departed);
     let room = conn.worker.shared.limits.held_body;
@@ -175,7 +195,7 @@ async fn hold(conn: &Conn, visit: &mut Visit, waiting: Waiting) -> Result<Result
         tokio::select! {
             biased;
             () = &mut departed => return Err(Gone),
-            result = &mut granted => break result,
+            result = &mut place => break result,
             read = visit.body.read_ahead(), if read => {
                 read.map_err(|_: BodyError| Gone)?;
             }
@@ -222,17 +242,31 @@ async fn confirm(conn: &Conn, visit: &mut Visit) -> Result<(), Gone> {
 }
 
 /// The seat cookie to set along with an app's answer: for page loads, and when a cookie that came must be replaced.
-pub(crate) fn cookie_for(conn: &Conn, visit: &Visit, lease: &Lease, app: &AppId) -> Option<HeaderValue> {
+pub(crate) fn cookie_for(conn: &Conn, visit: &Visit, lease: &Lease) -> Option<HeaderValue> {
     let has_one = || visit::cookies(&visit.parts.headers, SEAT_COOKIE).next().is_some();
     if lease.key_is_new() && (visit.navigation || has_one()) {
-        return seal(conn, visit, app, &lease.key());
+        let Upstream { app, name, .. } = &**lease.upstream();
+        return seal(conn, visit, app, name.as_ref(), &lease.key());
     }
     None
 }
 
-fn seal(conn: &Conn, visit: &Visit, app: &AppId, key: &SeatKey) -> Option<HeaderValue> {
+/// The cookie that brings a visitor of a service back to the same task.
+pub(crate) fn stick(conn: &Conn, visit: &Visit, upstream: &Upstream) -> Option<HeaderValue> {
+    // Nothing is taken here: the seat's place in the cookie stays empty.
+    let key = SeatKey { seat: SeatId(0), instance: Some(upstream.instance.clone()) };
+    seal(conn, visit, &upstream.app, None, &key)
+}
+
+fn seal(
+    conn: &Conn,
+    visit: &Visit,
+    app: &AppId,
+    name: Option<&InstanceName>,
+    key: &SeatKey,
+) -> Option<HeaderValue> {
     let cookie = SeatCookie { seat: key.seat, instance: key.instance.clone() };
-    let sealed = match conn.worker.shared.seats.seal(app, &cookie) {
+    let sealed = match conn.worker.shared.seats.seal(app, name, &cookie) {
         Ok(sealed) => sealed,
         Err(error) => {
             tracing::error!(%error, "a seat cookie cannot be sealed");
@@ -240,7 +274,7 @@ fn seal(conn: &Conn, visit: &Visit, app: &AppId, key: &SeatKey) -> Option<Header
         }
     };
     let routes = conn.worker.routes();
-    let path = routes.mount_of(app)?;
+    let path = routes.mount_of(app, name)?;
     let secure = if visit.client.https { "; Secure" } else { "" };
     let text = format!("{SEAT_COOKIE}={sealed}; Path={path}; HttpOnly; SameSite=Lax{secure}");
     HeaderValue::try_from(text).ok()

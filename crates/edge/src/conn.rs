@@ -37,11 +37,12 @@ pub(crate) fn set_tick(tick: u32) {
     NOW.with(|now| now.set(tick.max(1)));
 }
 
-fn tick() -> u32 {
+pub(crate) fn tick() -> u32 {
     NOW.with(Cell::get)
 }
 
-fn ticks(duration: Duration) -> u32 {
+/// In whole steps of the coarse clock.
+pub(crate) fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
@@ -253,6 +254,14 @@ impl PlainIo {
         write: impl Fn(&WriteSide) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
+            // As a rule there is room: whether there is, is asked only when there was none.
+            match write(&self.state.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    self.state.write_wait_since.store(0, Relaxed);
+                    return Poll::Ready(result);
+                }
+            }
             let ready = match &self.state.socket {
                 WriteSide::Tcp(half) => half.as_ref().poll_write_ready(cx),
                 WriteSide::Unix(half) => half.as_ref().poll_write_ready(cx),
@@ -264,13 +273,6 @@ impl PlainIo {
                 return Poll::Pending;
             }
             ready!(ready)?;
-            match write(&self.state.socket) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    self.state.write_wait_since.store(0, Relaxed);
-                    return Poll::Ready(result);
-                }
-            }
         }
     }
 }

@@ -3,9 +3,12 @@
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use skep_launch::{Refusal, SeatKey};
-use skep_model::{AppId, Principal};
+use skep_model::{AppId, AppSpec, InstanceName, Principal};
 use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::sync::oneshot;
+
+use crate::routes::Misnamed;
 
 /// A request body on its way to the control runtime.
 pub type CallBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -29,18 +32,30 @@ pub enum Purpose {
     Own,
     /// A page load of an app that is not ready: the launch page, status 503, `Retry-After`, `no-store`. The edge adds
     /// the seat cookie.
-    LaunchPage { app: AppId, seat: SeatKey },
+    LaunchPage { app: AppId, name: Option<InstanceName>, seat: SeatKey },
     /// The launch page's script asks how it goes (header `Skep-Launch: follow`): newline-delimited JSON
     /// `LaunchStatus`, one line per change, ending when the app is ready or has failed.
     LaunchFollow { app: AppId, seat: SeatKey },
     /// The launch page's retry button was pressed (`Skep-Launch: retry`, POST).
     LaunchRetry { app: AppId },
     /// A page load that was refused: an error page with the refusal's status.
-    RefusedPage { app: AppId, refusal: Refusal },
-    /// A page load of an app this user may not open: an error page, status 403.
-    DeniedPage { app: AppId },
-    /// A page load whose instance broke off before it answered: an error page, status 502.
-    BrokenPage { app: AppId, summary: String },
+    RefusedPage { app: AppId, name: Option<InstanceName>, refusal: Refusal },
+    /// A page load of an address that can be no named instance's: an error page, status 404.
+    MisnamedPage { app: AppId, why: Misnamed },
+    /// A page load of an app, or a service, this user may not open: an error page, status 403.
+    DeniedPage { app: Arc<AppSpec> },
+    /// A page load whose instance broke off before it answered: an error page, status 502. `service`: when it is one, which the
+    /// control plane has no list of.
+    BrokenPage { app: AppId, service: Option<Arc<AppSpec>>, summary: String },
+    /// A page load of a service none of whose tasks is well: an error page, status 503.
+    NoTaskPage { service: Arc<AppSpec> },
+}
+
+impl Purpose {
+    /// The visitor was a guest on an instance that is not shared any more.
+    pub(crate) fn is_end_of_share(&self) -> bool {
+        matches!(self, Self::RefusedPage { refusal: Refusal::ShareEnded, .. })
+    }
 }
 
 /// Who is on the other end of the connection.

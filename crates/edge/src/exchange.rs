@@ -13,6 +13,7 @@ use skep_model::{AppId, InstanceId};
 use crate::access_log::Record;
 use crate::conn::ConnState;
 use crate::guard::Guard;
+use crate::services::Attended;
 use crate::worker::Worker;
 
 /// Dropped when the exchange is over, in whichever way; that is when it is logged.
@@ -22,6 +23,7 @@ pub(crate) struct Exchange {
     started: Instant,
     pub(crate) record: Record,
     lease: Option<Lease>,
+    attended: Option<Attended>,
     /// This one is an open tunnel.
     tunnel: bool,
     /// The loop ends it when its login does.
@@ -56,6 +58,7 @@ impl Exchange {
             started: Instant::now(),
             record,
             lease: None,
+            attended: None,
             tunnel: false,
             guarded: false,
         })
@@ -91,6 +94,11 @@ impl Exchange {
         self.lease = Some(lease);
     }
 
+    /// Counts as one of a service's task's until the exchange ends, or another task takes it.
+    pub(crate) fn attend(&mut self, attended: Attended) {
+        self.attended = Some(attended);
+    }
+
     pub(crate) fn take_lease(&mut self) -> Option<Lease> {
         self.lease.take()
     }
@@ -99,6 +107,14 @@ impl Exchange {
     pub(crate) fn guard(&mut self, guard: Guard) {
         self.guarded = true;
         self.worker.guards.borrow_mut().insert(self.record.request_id, guard);
+    }
+
+    /// For as long as it waits for a task of a service it has nothing that could be taken away, and is admitted anew before
+    /// it gets anything.
+    pub(crate) fn note_waiting(&self, waits: bool) {
+        if let Some(guard) = self.worker.guards.borrow_mut().get_mut(&self.record.request_id) {
+            guard.waits = waits;
+        }
     }
 
     /// The exchange goes on in the task that calls this.

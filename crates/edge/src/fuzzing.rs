@@ -29,7 +29,7 @@ use crate::{static_site, visit};
 /// As hyper is told.
 const FIELDS: usize = 100;
 const PEER: &str = "203.0.113.9";
-const OURS: [&str; 4] = ["skep-seat", "__Host-skep", "skep", "skep-guest"];
+const OURS: [&str; 6] = ["skep-seat", "__Host-skep", "skep", "skep-guest", "skep-share", "skep-choice"];
 
 /// A client's head: the raw scan against the parser, the check, and what an app would get to see.
 pub fn request(bytes: &[u8]) {
@@ -104,7 +104,7 @@ fn rewrite(method: &Method, uri: &Uri, headers: HeaderMap, checked: Checked, how
         let _ = visit::last_word(&headers, name).and_then(Authority::parse);
     }
     let rule = HostRule::Loopback { also: vec!["lab.example.org".to_owned()] };
-    let _ = visit::check_host_rule(&rule, &checked.host, trusted, &headers);
+    let _ = visit::check_host_rule(&rule, &checked.host, false, trusted, &headers);
     let _ = visit::check_origin(&headers, &checked.host, &["https://example.org".to_owned()]);
     let _ = visit::check_unsafe(method, &headers);
     let _ = (visit::is_navigation(method, &headers), visit::must_not_wake(&headers));
@@ -187,7 +187,7 @@ pub fn response(bytes: &[u8]) {
 fn upstream(prefix: Prefix) -> Upstream {
     let app: AppId = "sales".parse().expect("an id");
     let instance = InstanceId::new(app.clone(), 7);
-    Upstream { app, instance, prefix, base_path: "/sales".to_owned(), dial: Arc::new(Nowhere) }
+    Upstream { app, name: None, instance, prefix, base_path: "/sales".to_owned(), dial: Arc::new(Nowhere) }
 }
 
 struct Nowhere;
@@ -213,7 +213,7 @@ pub fn paths(bytes: &[u8]) {
     let Ok(normal) = path::normalise(uri.path()) else { return };
     let normal = normal.unwrap_or_else(|| uri.path().to_owned());
     check_path(&normal);
-    let _ = RouteTable::default().find(&normal);
+    let _ = RouteTable::default().find("localhost", &normal);
     let upstream = upstream(Prefix::Strip);
     if let Some(target) = normal.parse::<Uri>().ok().and_then(|uri| forward::target(&uri, &upstream)) {
         assert!(target.path().starts_with('/'), "{target}");

@@ -1,18 +1,22 @@
-//! What an open exchange depends on: the login it was admitted by and the right to the app. When either goes, so does the
-//! exchange, a WebSocket as well as a long answer.
+//! What an open exchange depends on: the login it was admitted by, the right to the app, an owner's leave. When one goes, so
+//! does the exchange, a WebSocket as well as a long answer.
 
 use std::sync::Arc;
 
-use skep_identity::{Admission, Session};
-use skep_model::{AppSpec, Principal};
+use skep_identity::{Admission, Session, Share};
+use skep_model::{AppSpec, Principal, Source};
 
-use crate::routes::{Found, RouteTable};
+use crate::routes::RouteTable;
 
 pub(crate) struct Guard {
     /// `None`: admitted as one of everybody.
     pub(crate) session: Option<Session>,
     /// `None`: a page of ours.
     pub(crate) app: Option<Arc<AppSpec>>,
+    /// Set for a guest on somebody else's instance.
+    pub(crate) share: Option<Share>,
+    /// Nothing was given yet: that the app is withdrawn, or another's now, is for the answer to say.
+    pub(crate) waits: bool,
     /// The task that ends with the exchange: its connection's, or its tunnel's.
     pub(crate) task: Option<tokio::task::Id>,
 }
@@ -29,11 +33,15 @@ impl Guard {
                 None => return false,
             },
         };
-        let Some(app) = &self.app else { return true };
-        // The rules of now; an app that is not published any more is the launcher's to end.
-        let current = match routes.find(app.mount.as_str()) {
-            Some(Found::App(route)) if route.spec.id == app.id => &route.spec,
-            _ => app,
+        if self.share.as_ref().is_some_and(|share| !admission.is_shared(share, now_ms)) {
+            return false;
+        }
+        let Some(app) = self.app.as_ref().filter(|_| !self.waits) else { return true };
+        // The rules of now; an app that is not published any more is the launcher's to end, a service nobody's.
+        let current = match routes.published(&app.id) {
+            Some(current) => current,
+            None if matches!(app.source, Source::Service(_)) => return false,
+            None => app,
         };
         admission.may_open(&principal, current).is_allowed()
     }

@@ -27,6 +27,7 @@ pub(crate) fn successor(socket: PathBuf) -> Option<Arc<Upstream>> {
     Some(Arc::new(Upstream {
         instance: InstanceId::new(app.clone(), 0),
         app,
+        name: None,
         prefix: Prefix::Keep,
         base_path: String::new(),
         dial: Arc::new(Relay(socket)),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use http::Method;
 use metrics::{Counter, Gauge, Histogram};
 use skep_model::AppId;
@@ -10,26 +11,26 @@ use crate::access_log::Record;
 
 /// One loop's handles.
 pub(crate) struct Meters {
-    requests: HashMap<Option<AppId>, PerApp>,
+    requests: HashMap<Option<AppId>, PerApp, RandomState>,
     pub(crate) lag: Histogram,
 }
 
 struct PerApp {
     duration: Histogram,
-    counters: HashMap<(&'static str, u16), Counter>,
+    counters: HashMap<(&'static str, u16), Counter, RandomState>,
 }
 
 impl Meters {
     pub(crate) fn new() -> Self {
         describe();
-        Self { requests: HashMap::new(), lag: metrics::histogram!("skep_edge_loop_lag_seconds") }
+        Self { requests: HashMap::default(), lag: metrics::histogram!("skep_edge_loop_lag_seconds") }
     }
 
     pub(crate) fn finished(&mut self, record: &Record) {
-        if !self.requests.contains_key(&record.app) {
+        let Some(app) = self.requests.get_mut(&record.app) else {
             self.requests.insert(record.app.clone(), PerApp::new(record.app.as_ref()));
-        }
-        let Some(app) = self.requests.get_mut(&record.app) else { return };
+            return self.finished(record);
+        };
         let method = method_class(&record.method);
         let name = record.app.as_ref();
         let counter = app.counters.entry((method, record.status)).or_insert_with(|| {
@@ -49,7 +50,7 @@ impl PerApp {
     fn new(app: Option<&AppId>) -> Self {
         let app = app.map_or_else(String::new, ToString::to_string);
         let duration = metrics::histogram!("skep_http_request_duration_seconds", "app" => app);
-        Self { duration, counters: HashMap::new() }
+        Self { duration, counters: HashMap::default() }
     }
 }
 

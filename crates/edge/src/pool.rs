@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::body::RequestBody;
 use crate::config::Limits;
+use crate::conn::{tick, ticks};
+use crate::deadline::Deadlines;
 
 /// Why no connection could be had.
 #[derive(Debug, thiserror::Error)]
@@ -157,30 +159,33 @@ impl Returning {
 
 struct Idle {
     sender: SendRequest<RequestBody>,
-    since: Instant,
+    /// By the loop's coarse clock.
+    since: u32,
 }
 
 /// One loop's idle connections.
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<InstanceId, Vec<Idle>>>,
+    idle: RefCell<HashMap<InstanceId, Vec<Idle>, foldhash::fast::RandomState>>,
     budgets: Arc<Budgets>,
     limits: Limits,
+    /// Of the answers that are waited for.
+    pub(crate) deadlines: Deadlines,
 }
 
 impl Pool {
     pub(crate) fn new(budgets: Arc<Budgets>, limits: Limits) -> Self {
-        Self { idle: RefCell::default(), budgets, limits }
+        Self { idle: RefCell::default(), budgets, limits, deadlines: Deadlines::default() }
     }
 
-    /// The connection used last, if it was used within `age`.
+    /// The connection used last, if it was surely used within `age`: what the coarse clock leaves open counts as too long.
     pub(crate) fn take(&self, upstream: &Upstream, age: Duration) -> Option<Link> {
-        let age = age.min(self.limits.upstream_idle);
+        let age = ticks(age.min(self.limits.upstream_idle));
         let mut idle = self.idle.borrow_mut();
         let links = idle.get_mut(&upstream.instance)?;
-        let now = Instant::now();
+        let now = tick();
         // One whose answer was read a moment ago may not be ready yet: look a little deeper, newest first.
-        let at =
-            links.iter().rposition(|link| link.sender.is_ready() && now.duration_since(link.since) < age)?;
+        let young = |link: &Idle| now.saturating_sub(link.since) < age;
+        let at = links.iter().rposition(|link| link.sender.is_ready() && young(link))?;
         let sender = links.remove(at).sender;
         Some(Link { sender, instance: upstream.instance.clone(), used: true })
     }
@@ -192,16 +197,16 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let links = idle.entry(link.instance).or_default();
         if links.len() < self.limits.upstream_idle_count {
-            links.push(Idle { sender: link.sender, since: Instant::now() });
+            links.push(Idle { sender: link.sender, since: tick() });
         }
     }
 
     /// Drops what is closed or has been idle for too long.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        let age = self.limits.upstream_idle;
+        let now = tick();
+        let age = ticks(self.limits.upstream_idle);
         self.idle.borrow_mut().retain(|_, links| {
-            links.retain(|link| !link.sender.is_closed() && now.duration_since(link.since) < age);
+            links.retain(|link| !link.sender.is_closed() && now.saturating_sub(link.since) < age);
             !links.is_empty()
         });
     }

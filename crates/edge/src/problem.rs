@@ -9,6 +9,7 @@ use serde::Serialize;
 use skep_launch::Refusal;
 
 use crate::body::{EdgeBody, Source};
+use crate::routes::Misnamed;
 use crate::sanitize::Refused;
 
 /// A refusal on its way out.
@@ -82,11 +83,23 @@ impl From<Refused> for Problem {
     }
 }
 
+impl From<Misnamed> for Problem {
+    fn from(why: Misnamed) -> Self {
+        Self::new(404, why.code(), why.to_string())
+    }
+}
+
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
         let problem = Self::new(refusal.status(), refusal.code(), refusal.to_string());
         match refusal {
-            Refusal::UnknownApp => problem,
+            Refusal::UnknownApp
+            | Refusal::TooManyOfOne(_)
+            | Refusal::ChoiceNeeded
+            | Refusal::ChoiceWithdrawn
+            | Refusal::ChoiceDiffers
+            | Refusal::NoIdentity
+            | Refusal::ShareEnded => problem,
             Refusal::StartFailed { retry_after, .. } => problem.retry_after(*retry_after),
             Refusal::Cold => problem.retry_after(Duration::from_secs(30)),
             _ => problem.retry_after(Duration::from_secs(5)),

@@ -13,10 +13,10 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, request};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use skep_launch::{Lease, Upstream};
-use skep_model::Principal;
+use skep_model::{InstanceId, Principal};
 
 use crate::admit::{self, Admitted};
-use crate::body::{EdgeBody, RequestBody, Source};
+use crate::body::{BrokenBody, EdgeBody, RequestBody, Source};
 use crate::claim::{self, Claimed};
 use crate::conn::ConnState;
 use crate::control_call::{Client, Purpose};
@@ -26,8 +26,9 @@ use crate::handover;
 use crate::own;
 use crate::pool::{ConnectError, Returning};
 use crate::problem::Problem;
-use crate::routes::{Found, Route};
+use crate::routes::{Found, Misnamed, Route};
 use crate::sanitize::{self, Refused, head_scan::HeadFault, host::Authority};
+use crate::services;
 use crate::static_site;
 use crate::tunnel::Opening;
 use crate::visit;
@@ -83,6 +84,8 @@ pub(crate) struct Visit {
     pub(crate) navigation: bool,
     /// Who asks; anonymous until admitted.
     pub(crate) principal: Principal,
+    /// Whose instance they are a guest on, here.
+    pub(crate) joins: Option<InstanceId>,
 }
 
 /// What a request is for.
@@ -95,6 +98,22 @@ pub(crate) enum Target {
     Slash(String),
     Site(Route),
     App(Route),
+    /// An address that can be no named instance's.
+    Misnamed(Route, Misnamed),
+    /// An ordinary service; never without one.
+    Service(Route),
+}
+
+impl Target {
+    /// What is published there.
+    pub(crate) fn route(&self) -> Option<&Route> {
+        match self {
+            Self::App(route) | Self::Site(route) | Self::Service(route) | Self::Misnamed(route, _) => {
+                Some(route)
+            }
+            Self::Live | Self::Ready | Self::Own | Self::Slash(_) => None,
+        }
+    }
 }
 
 /// Serves one request of a connection.
@@ -153,23 +172,33 @@ async fn answer(
 
     // After a hand-over the new process does the rest.
     if let Some(successor) = conn.worker.shared.successor.get() {
-        return Box::pin(handover::pass_on(conn, visit, successor, exchange)).await;
+        return Box::pin(handover::pass_on(conn, *visit, successor, exchange)).await;
     }
 
     // admit
     match admit::admit(conn, &mut visit, &target, exchange, cookies)? {
         Admitted::In => {}
         Admitted::Answer(response) => return Ok(*response),
-        Admitted::Page(purpose) => return Ok(Box::pin(own::call(conn, visit, purpose)).await?),
+        Admitted::Page(purpose) => return Ok(Box::pin(own::call(conn, *visit, purpose)).await?),
     }
     let app = match target {
         Target::Live => return Ok(text(StatusCode::OK, "live\n")),
         Target::Ready if conn.worker.shared.is_ready() => return Ok(text(StatusCode::OK, "ready\n")),
         Target::Ready => return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")),
         Target::Slash(location) => return Ok(moved(&location)),
-        Target::Own => return Ok(Box::pin(own::call(conn, visit, Purpose::Own)).await?),
+        Target::Own => return Ok(Box::pin(own::call(conn, *visit, Purpose::Own)).await?),
         Target::Site(site) => return Ok(Box::pin(static_site::serve(&site, &visit)).await),
-        Target::App(app) => app,
+        Target::Service(Route { service: Some(service), .. }) => {
+            return Box::pin(services::serve(conn, visit, service, exchange, cookies)).await;
+        }
+        Target::Misnamed(route, why) => {
+            if visit.navigation {
+                let purpose = Purpose::MisnamedPage { app: route.spec.id.clone(), why };
+                return Ok(Box::pin(own::call(conn, *visit, purpose)).await?);
+            }
+            return Err(Problem::from(why).into());
+        }
+        Target::Service(route) | Target::App(route) => route,
     };
 
     let mut second_try = false;
@@ -178,9 +207,14 @@ async fn answer(
         let lease = match claim::claim(conn, &mut visit, &app, exchange).await? {
             Claimed::Seat(lease) => lease,
             Claimed::Answer(response) => return Ok(response),
-            Claimed::Page(purpose) => return Ok(Box::pin(own::call(conn, visit, purpose)).await?),
+            Claimed::Page(purpose) => {
+                if visit.joins.is_some() && purpose.is_end_of_share() {
+                    cookies.extend(admit::forget_share(&visit));
+                }
+                return Ok(Box::pin(own::call(conn, *visit, purpose)).await?);
+            }
             Claimed::PassOn(successor) => {
-                return Box::pin(handover::pass_on(conn, visit, &successor, exchange)).await;
+                return Box::pin(handover::pass_on(conn, *visit, &successor, exchange)).await;
             }
         };
 
@@ -198,7 +232,7 @@ fn route(
     conn: &Conn,
     request: Request<Incoming>,
     exchange: &mut Option<Box<Exchange>>,
-) -> Result<(Visit, Target), Stop> {
+) -> Result<(Box<Visit>, Target), Stop> {
     let (mut parts, incoming) = request.into_parts();
     let checked = sanitize::check(&parts.method, &parts.uri, parts.version, &parts.headers)?;
     let whole = match checked.rewritten {
@@ -220,10 +254,10 @@ fn route(
         at_console: shared.console.as_ref().is_none_or(|console| console.answers_at(&host)),
         request_id: exchange.as_ref().map_or(0, |exchange| exchange.request_id()),
     };
-    let target = find(conn, &parts.uri);
+    let target = find(conn, &host, &parts.uri);
     if let Some(exchange) = exchange {
         exchange.record.client = client.ip;
-        if let Target::App(route) | Target::Site(route) = &target {
+        if let Some(route) = target.route() {
             exchange.note_app(&route.spec.id);
         }
     }
@@ -231,10 +265,13 @@ fn route(
     let body = RequestBody::new(incoming, &conn.state);
     let upgrade = checked.upgrade;
     let principal = Principal::Anonymous;
-    Ok((Visit { parts, body, client, host, trusted, upgrade, navigation, principal }, target))
+    // Boxed: it is handed on a few times, and is large.
+    let visit = Visit { parts, body, client, host, trusted, upgrade, navigation, principal, joins: None };
+    Ok((Box::new(visit), target))
 }
 
-fn find(conn: &Conn, uri: &Uri) -> Target {
+/// What is published there now.
+pub(crate) fn find(conn: &Conn, host: &Authority, uri: &Uri) -> Target {
     let path = uri.path();
     match path {
         "/_skep/health/live" => return Target::Live,
@@ -242,13 +279,16 @@ fn find(conn: &Conn, uri: &Uri) -> Target {
         _ if path == "/_skep" || path.starts_with("/_skep/") => return Target::Own,
         _ => {}
     }
-    match conn.worker.routes().find(path) {
+    match conn.worker.routes().find(host.host(), path) {
         None => Target::Own,
         Some(Found::Slash) => {
             let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
             Target::Slash(format!("{path}/{query}"))
         }
+        Some(Found::Named(route)) => Target::App(route),
+        Some(Found::Misnamed(route, why)) => Target::Misnamed(route, why),
         Some(Found::App(route)) if route.static_dir.is_some() => Target::Site(route.clone()),
+        Some(Found::App(route)) if route.service.is_some() => Target::Service(route.clone()),
         Some(Found::App(route)) => Target::App(route.clone()),
     }
 }
@@ -263,7 +303,7 @@ async fn forward(
 ) -> Result<Option<Response<EdgeBody>>, Stop> {
     lease.touch();
     let upstream = Arc::clone(lease.upstream());
-    let cookie = claim::cookie_for(conn, visit, &lease, &upstream.app);
+    let cookie = claim::cookie_for(conn, visit, &lease);
     if let Some(exchange) = exchange {
         exchange.note_instance(&upstream.instance);
         exchange.hold_lease(lease);
@@ -293,12 +333,14 @@ async fn forward(
         return Err(problem_of(&lost.broken).into());
     }
     let parts = own::copy_of(&visit.parts);
-    let purpose = Purpose::BrokenPage { app: upstream.app.clone(), summary: lost.broken.to_string() };
+    let (app, summary) = (upstream.app.clone(), lost.broken.to_string());
+    let purpose = Purpose::BrokenPage { app, service: None, summary };
     Ok(Some(own::page(conn, parts, visit.client.clone(), visit.principal.clone(), purpose).await?))
 }
 
-/// How long the news that an instance has ended may take to arrive after its socket refused.
-const NEWS_OF_AN_END: Duration = Duration::from_millis(500);
+/// How long the news that an instance has ended may take to arrive after its socket refused: usually milliseconds, more
+/// where disk and processors are busy, as they may be when an app has just broken down.
+const NEWS_OF_AN_END: Duration = Duration::from_secs(2);
 
 /// A request that got no answer.
 pub(crate) struct Lost {
@@ -357,6 +399,17 @@ pub(crate) async fn carry(
     let sent = forward::send(pool, upstream, method, make, body, limits.answer_timeout);
     let (response, link) = match sent.await {
         Ok(answered) => answered,
+        Err((Broken::Body(BrokenBody::BrokenOff), _)) => {
+            // Whoever broke off is not there to be answered, and the app is not to blame.
+            if let Some(exchange) = exchange {
+                exchange.note_broken(&BrokenBody::BrokenOff.to_string());
+            }
+            return Err(Stop::Gone);
+        }
+        Err((Broken::Body(broken), _)) => {
+            let broken = Broken::from(broken);
+            return Err(Problem::new(broken.status(), broken.code(), broken.to_string()).into());
+        }
         Err((broken, body)) => {
             let unsent = body.is_some();
             if let Some(body) = body {
@@ -392,7 +445,7 @@ pub(crate) async fn carry(
     Ok(Ok(Response::from_parts(parts, EdgeBody::new(Source::app(incoming, returning)))))
 }
 
-fn problem_of(broken: &Broken) -> Problem {
+pub(crate) fn problem_of(broken: &Broken) -> Problem {
     Problem::new(broken.status(), broken.code(), broken.to_string()).retry_after(Duration::from_secs(2))
 }
 

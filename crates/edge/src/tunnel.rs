@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -55,28 +55,14 @@ impl Opening {
 
 async fn pump(mut tunnel: Tunnel, mut exchange: Box<Exchange>, half_closed: Duration) {
     let lease = exchange.take_lease();
-    let ended = {
-        let both = tunnel.both(lease.as_ref());
-        tokio::pin!(both);
-        let revoked = async {
-            match &lease {
-                Some(lease) => lease.revoked().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = revoked => Ok(()),
-            result = &mut both => result,
-        }
-    };
+    let ended = tunnel.until(lease.as_ref(), |tunnel| tunnel.to_upstream.shut || tunnel.to_client.shut).await;
     if let Ok(()) = ended
         && tunnel.is_half_closed()
     {
         // One side is done and the other has not been heard to be: it may finish, but not for ever.
         // Boxed: few tunnels ever come here.
-        let rest = Box::pin(tunnel.both_to_end(lease.as_ref()));
-        let _ = Box::pin(tokio::time::timeout(half_closed, rest)).await;
+        let rest = tunnel.until(lease.as_ref(), |tunnel| tunnel.to_upstream.shut && tunnel.to_client.shut);
+        let _ = Box::pin(tokio::time::timeout(half_closed, Box::pin(rest))).await;
     }
     exchange.add_bytes(usize::try_from(tunnel.to_client.moved).unwrap_or(usize::MAX));
     if let Err(error) = ended {
@@ -111,32 +97,30 @@ impl Tunnel {
         self.to_upstream.shut != self.to_client.shut
     }
 
-    /// Pumps until one side is through (its half-close passed on), or either breaks.
-    async fn both(&mut self, lease: Option<&Lease>) -> io::Result<()> {
-        std::future::poll_fn(|cx| {
-            self.poll(cx, lease)?;
-            if self.to_upstream.shut || self.to_client.shut { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
-    }
-
-    /// Pumps until both sides are through, either breaks, or the seat is taken back.
-    async fn both_to_end(&mut self, lease: Option<&Lease>) -> io::Result<()> {
+    /// Pumps until `done` says so (a half-close has been passed on by then), either side breaks, or the seat is taken
+    /// back.
+    async fn until(&mut self, lease: Option<&Lease>, done: impl Fn(&Self) -> bool) -> io::Result<()> {
         let revoked = async {
             match lease {
                 Some(lease) => lease.revoked().await,
                 None => std::future::pending().await,
             }
         };
-        let rest = std::future::poll_fn(|cx| {
+        tokio::pin!(revoked);
+        let mut told: Option<Waker> = None;
+        std::future::poll_fn(|cx| {
+            // Once it knows whom to wake, the notice need not be asked with every message.
+            let known = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+            if !known || lease.is_some_and(Lease::is_revoked) {
+                if revoked.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                told = Some(cx.waker().clone());
+            }
             self.poll(cx, lease)?;
-            if self.to_upstream.shut && self.to_client.shut { Poll::Ready(Ok(())) } else { Poll::Pending }
-        });
-        tokio::select! {
-            biased;
-            () = revoked => Ok(()),
-            result = rest => result,
-        }
+            if done(self) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, lease: Option<&Lease>) -> io::Result<()> {

@@ -81,10 +81,21 @@ fn names_a_bot(agent: &[u8]) -> bool {
 
 /// Every value of the cookie `name`, in the order sent.
 pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).filter_map(move |cookie| {
-        let (found, value) = cookie.trim().split_once('=')?;
-        (found == name).then_some(value)
+    let values = headers.get_all(COOKIE).iter();
+    values.flat_map(|value| pairs(value.as_bytes())).filter_map(move |cookie| {
+        let value = cookie.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        std::str::from_utf8(value).ok()
+    })
+}
+
+/// What a `Cookie` field holds, one after the other, without the blanks between.
+pub(crate) fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b';', field).chain([field.len()]);
+    ends.map(move |end| {
+        let pair = field.get(from..end).unwrap_or_default();
+        from = end + 1;
+        pair.trim_ascii()
     })
 }
 
@@ -95,13 +106,15 @@ fn was_forwarded(headers: &HeaderMap) -> bool {
         .any(|name| name == "forwarded" || name == "x-real-ip" || name.as_str().starts_with("x-forwarded-"))
 }
 
-/// Without a login only this machine's own names are answered, and nothing that a proxy we do not know passed on.
+/// Without a login only this machine's own names are answered (and those a service is `published` under), and nothing that a
+/// proxy we do not know passed on.
 ///
 /// # Errors
 /// The refusal.
 pub(crate) fn check_host_rule(
     rule: &HostRule,
     host: &Authority,
+    published: bool,
     trusted_peer: bool,
     headers: &HeaderMap,
 ) -> Result<(), Problem> {
@@ -112,7 +125,7 @@ pub(crate) fn check_host_rule(
             name.host().eq_ignore_ascii_case(host.host()) && (name.port.is_none() || name.port == host.port)
         })
     };
-    if !local && !named() {
+    if !local && !published && !named() {
         let detail = format!(
             "this server has no login and answers to localhost only, not to `{}`; add the name to `server.allowed_hosts`, or set up a login",
             host.as_str()
@@ -228,7 +241,7 @@ mod tests {
     fn without_a_login_only_this_machine_is_answered() {
         let rule = HostRule::Loopback { also: vec!["lab.example.org".to_owned(), "x.org:81".to_owned()] };
         let check = |host: &str, trusted, fields: &[_]| {
-            check_host_rule(&rule, &Authority::parse(host).unwrap(), trusted, &head(fields))
+            check_host_rule(&rule, &Authority::parse(host).unwrap(), false, trusted, &head(fields))
                 .map_err(|p| p.status)
         };
         for good in

@@ -120,7 +120,7 @@ pub(crate) struct Worker {
     admission: RefCell<Arc<Admission>>,
     admission_in: RefCell<watch::Receiver<Arc<Admission>>>,
     /// What must end when a login does, by request id.
-    pub(crate) guards: RefCell<HashMap<u64, Guard>>,
+    pub(crate) guards: RefCell<HashMap<u64, Guard, foldhash::fast::RandomState>>,
     connections: RefCell<HashMap<u64, (Arc<ConnState>, AbortHandle)>>,
     tunnels: RefCell<HashMap<u64, AbortHandle>>,
     next_id: Cell<u64>,
@@ -365,6 +365,7 @@ impl Worker {
             }
             tick = tick.wrapping_add(1);
             set_tick(tick);
+            self.pool.deadlines.ring();
             if let Some(log) = self.log.borrow_mut().as_mut() {
                 log.hand_over();
             }

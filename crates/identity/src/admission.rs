@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 
-use skep_model::{AppSpec, Principal, UserName};
+use skep_model::{AppSpec, InstanceId, Principal, UserName};
 
 use crate::cookies::LoginCookie;
 use crate::permission::Permission;
 use crate::policy::{Decision, Object, Policy};
 use crate::session::{Session, SessionId, SessionRules, SessionSealer};
+use crate::share::Share;
 
 /// A user as far as admission is concerned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +34,15 @@ pub struct Admission {
     pub people: HashMap<UserName, Person>,
     /// Logins that were ended one by one, and until when each must be remembered.
     pub revoked: HashMap<SessionId, i64>,
+    /// Instances that their owners share now.
+    pub shares: HashMap<InstanceId, Sharing>,
+}
+
+/// How long an instance is shared, milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharing {
+    pub since_ms: i64,
+    pub until_ms: i64,
 }
 
 /// A request with a login that counts.
@@ -74,6 +84,12 @@ impl Admission {
             && session.provider == self.provider
             && !self.revoked.contains_key(&session.id);
         counts.then(|| Principal::User { name: session.user.clone(), groups: person.groups.clone() })
+    }
+
+    /// Whether a share counts now.
+    pub fn is_shared(&self, share: &Share, now_ms: i64) -> bool {
+        let sharing = self.shares.get(&share.instance);
+        sharing.is_some_and(|sharing| sharing.since_ms == share.since_ms && now_ms < sharing.until_ms)
     }
 
     /// Whether `who` may open the app.
@@ -150,6 +166,19 @@ mod tests {
         let mut changed = admission();
         changed.people.insert(ada(), Person { not_before_ms: NOW + 5, ..Person::default() });
         assert_eq!(admit(&changed, &session(), NOW + 10), None);
+    }
+
+    #[test]
+    fn a_share_counts_while_its_owner_says_so() {
+        let instance = InstanceId::new("sales".parse().unwrap(), 1);
+        let share = Share { instance: instance.clone(), name: None, since_ms: NOW };
+        let mut admission = admission();
+        assert!(!admission.is_shared(&share, NOW), "not shared");
+        admission.shares.insert(instance.clone(), Sharing { since_ms: NOW, until_ms: NOW + 10 });
+        assert!(admission.is_shared(&share, NOW + 9));
+        assert!(!admission.is_shared(&share, NOW + 10), "over");
+        admission.shares.insert(instance, Sharing { since_ms: NOW + 1, until_ms: NOW + 10 });
+        assert!(!admission.is_shared(&share, NOW + 2), "shared anew since");
     }
 
     #[test]

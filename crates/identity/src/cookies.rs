@@ -1,6 +1,7 @@
 //! Names and attributes of our cookies, and finding them in a `Cookie` header. Pure.
 
 use crate::seat::SEAT_COOKIE;
+use crate::share::SHARE_COOKIE;
 
 /// Which of the two login cookies a request may bear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,9 +58,20 @@ pub fn is_loopback(host: &str) -> bool {
 /// The name of the cookie that tells one browser without a login from another.
 pub const GUEST_COOKIE: &str = "skep-guest";
 
+/// The name of the cookie that remembers what somebody chose last before an app started. It is neither sealed nor believed.
+pub const CHOICE_COOKIE: &str = "skep-choice";
+
 /// Whether a cookie's name is one of ours: such a cookie never reaches an app, and no app may set one.
 pub fn is_ours(name: &str) -> bool {
-    [LoginCookie::Host.name(), LoginCookie::Plain.name(), SEAT_COOKIE, GUEST_COOKIE].contains(&name)
+    [
+        LoginCookie::Host.name(),
+        LoginCookie::Plain.name(),
+        SEAT_COOKIE,
+        GUEST_COOKIE,
+        SHARE_COOKIE,
+        CHOICE_COOKIE,
+    ]
+    .contains(&name)
 }
 
 /// Every value of the cookie `name` in a `Cookie` header, in the order sent.
@@ -140,7 +152,7 @@ mod tests {
 
     #[test]
     fn our_names_are_known() {
-        for name in ["__Host-skep", "skep", "skep-seat", "skep-guest"] {
+        for name in ["__Host-skep", "skep", "skep-seat", "skep-guest", "skep-share", "skep-choice"] {
             assert!(is_ours(name));
         }
         for name in ["skepx", "session", "Skep", ""] {

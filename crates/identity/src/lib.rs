@@ -22,12 +22,13 @@ mod policy;
 mod sealer;
 mod seat;
 mod session;
+mod share;
 mod subkey;
 pub mod throttle;
 mod token;
 
-pub use admission::{Admission, Admitted, Person};
-pub use cookies::{GUEST_COOKIE, LoginCookie};
+pub use admission::{Admission, Admitted, Person, Sharing};
+pub use cookies::{CHOICE_COOKIE, GUEST_COOKIE, LoginCookie};
 pub use guest::GuestSealer;
 pub use keyring::{IdentityError, KeyRing, MAX_KEYS, TakenUp};
 pub use local::{MAX_PASSWORD, MIN_PASSWORD, Passwords, Verdict, WeakPassword, check_choice, cores};
@@ -36,5 +37,6 @@ pub use policy::{Decision, Gives, Grant, Grantee, Object, Policy, Scope, Why, Wh
 pub use sealer::Sealer;
 pub use seat::{SEAT_COOKIE, SeatCookie, SeatSealer};
 pub use session::{Opened, Session, SessionId, SessionRules, SessionSealer};
+pub use share::{SHARE_COOKIE, Share, ShareIn, ShareSealer, share_cookie};
 pub use throttle::{Throttle, ThrottleRules};
 pub use token::LinkToken;

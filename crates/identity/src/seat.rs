@@ -1,6 +1,8 @@
 //! What the `skep-seat` cookie says: which seat, and on which instance once there is one.
 
-use skep_model::{AppId, InstanceId, SeatId};
+use std::borrow::Cow;
+
+use skep_model::{AppId, InstanceId, InstanceName, SeatId};
 
 use crate::keyring::{IdentityError, KeyRing};
 use crate::sealer::Sealer;
@@ -15,7 +17,8 @@ pub struct SeatCookie {
     pub instance: Option<InstanceId>,
 }
 
-/// Seals and opens seat cookies. The app's id is authenticated with it, so a cookie of one app opens for no other.
+/// Seals and opens seat cookies. The app's id, and the name of the visitor's instance where it has one, are authenticated with
+/// it, so a cookie of one address opens for no other.
 #[derive(Debug, Clone)]
 pub struct SeatSealer(Sealer);
 
@@ -26,17 +29,22 @@ impl SeatSealer {
 
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn seal(&self, app: &AppId, cookie: &SeatCookie) -> Result<String, IdentityError> {
+    pub fn seal(
+        &self,
+        app: &AppId,
+        name: Option<&InstanceName>,
+        cookie: &SeatCookie,
+    ) -> Result<String, IdentityError> {
         let mut plain = Vec::with_capacity(32);
         plain.extend_from_slice(&cookie.seat.0.to_be_bytes());
         if let Some(instance) = &cookie.instance {
             plain.extend_from_slice(instance.short().as_bytes());
         }
-        self.0.seal(app.as_str(), &plain)
+        self.0.seal(&address(app, name), &plain)
     }
 
-    pub fn open(&self, app: &AppId, text: &str) -> Option<SeatCookie> {
-        let plain = self.0.open(app.as_str(), text)?;
+    pub fn open(&self, app: &AppId, name: Option<&InstanceName>, text: &str) -> Option<SeatCookie> {
+        let plain = self.0.open(&address(app, name), text)?;
         let (seat, instance) = plain.split_at_checked(16)?;
         let seat = SeatId(u128::from_be_bytes(seat.try_into().ok()?));
         let instance = match instance {
@@ -44,6 +52,14 @@ impl SeatSealer {
             short => Some(InstanceId::from_short(app.clone(), std::str::from_utf8(short).ok()?)?),
         };
         Some(SeatCookie { seat, instance })
+    }
+}
+
+/// What a seat belongs to: `sales`, or `sales~north`.
+fn address<'a>(app: &'a AppId, name: Option<&InstanceName>) -> Cow<'a, str> {
+    match name {
+        None => Cow::Borrowed(app.as_str()),
+        Some(name) => Cow::Owned(format!("{app}{}{name}", InstanceName::SIGN)),
     }
 }
 
@@ -59,10 +75,16 @@ mod tests {
             let sealer = SeatSealer::new(&KeyRing::ephemeral().unwrap());
             let instance = nonce.map(|nonce| InstanceId::new(app.clone(), nonce));
             let cookie = SeatCookie { seat: SeatId(seat), instance };
-            let text = sealer.seal(&app, &cookie).unwrap();
+            let text = sealer.seal(&app, None, &cookie).unwrap();
             prop_assert!(text.len() < 130, "{}", text.len());
-            prop_assert_eq!(sealer.open(&app, &text), Some(cookie));
-            prop_assert_eq!(sealer.open(&"other".parse().unwrap(), &text), None);
+            prop_assert_eq!(sealer.open(&app, None, &text), Some(cookie.clone()));
+            prop_assert_eq!(sealer.open(&"other".parse().unwrap(), None, &text), None);
+            let (north, south) = ("north".parse().unwrap(), "south".parse().unwrap());
+            prop_assert_eq!(sealer.open(&app, Some(&north), &text), None);
+            let named = sealer.seal(&app, Some(&north), &cookie).unwrap();
+            prop_assert_eq!(sealer.open(&app, Some(&north), &named), Some(cookie));
+            prop_assert_eq!(sealer.open(&app, Some(&south), &named), None);
+            prop_assert_eq!(sealer.open(&app, None, &named), None);
         }
 
         #[test]
@@ -70,7 +92,7 @@ mod tests {
             let ring = KeyRing::ephemeral().unwrap();
             let app: AppId = "sales".parse().unwrap();
             let text = ring.seal(SEAT_COOKIE, "sales", &plain).unwrap();
-            if let Some(cookie) = SeatSealer::new(&ring).open(&app, &text) {
+            if let Some(cookie) = SeatSealer::new(&ring).open(&app, None, &text) {
                 prop_assert!(plain.len() == 16 || (plain.len() == 32 && cookie.instance.is_some()));
             }
         }

@@ -5,10 +5,14 @@
 //! cannot fail for reasons of config. A server that takes over from another one waits between the two for its word.
 
 mod banner;
+mod doors;
 mod keys;
 mod listen;
 mod live;
+mod publish;
 mod signals;
+mod swarm;
+mod tenure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,15 +23,13 @@ use anyhow::Context;
 use skep_backends::docker::{DockerBackend, DockerConfig};
 use skep_backends::process::{ProcessBackend, ProcessConfig};
 use skep_control::{Control, ControlConfig, Deps, LoginConfig, LoginDeps, ServerOrder};
-use skep_edge::{
-    Certificates, ConsoleHost, Edge, EdgeConfig, HostRule, ListenSocket, ListenerConfig, RouteTable,
-};
+use skep_edge::{Certificates, Edge};
 use skep_identity::KeyRing;
 use skep_launch::driver::{self, DriverConfig, DriverTask};
 use skep_launch::pool::PoolConfig;
 use skep_launch::{Backend, Handle};
 use skep_model::{Event, EventKind};
-use skep_store::{Location, Store};
+use skep_store::{Holder, Location, Store};
 use skep_telemetry::Exposition;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,9 +43,11 @@ use crate::upgrade::heir::{Heir, Inheritance, Sockets};
 use crate::upgrade::wire::OpenSeat;
 use crate::upgrade::{self, Estate};
 use crate::{init, logging, systemd};
-pub(crate) use listen::Bound;
 use listen::Listening;
+pub(crate) use listen::{Bound, raise_file_limit};
+use publish::Publisher;
 use signals::{Order, Signals};
+use tenure::{Kept, Tenure};
 
 /// Threads of the runtime that carries launcher, control plane and database. Requests have loops of their own.
 const CONTROL_THREADS: usize = 2;
@@ -53,6 +57,8 @@ const CALL_QUEUE: usize = 1024;
 const ORDER_QUEUE: usize = 16;
 /// How long open requests get when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long they get when another server has taken this one's place.
+const STEP_DOWN_WITHIN: Duration = Duration::from_secs(2);
 /// How long whoever waits for an app is still served here when a new server takes over; after that the new one does. Short:
 /// everybody else waits meanwhile.
 const SETTLE_WITHIN: Duration = Duration::from_millis(250);
@@ -67,7 +73,7 @@ pub(crate) fn run(everywhere: &Everywhere, args: ServeArgs) -> anyhow::Result<Ex
         return init::run(&data);
     }
     logging::start();
-    listen::raise_file_limit();
+    raise_file_limit();
     let program = upgrade::own_program().context("the server's own program cannot be found")?;
     let data = DataDir::open(data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -93,17 +99,27 @@ async fn serve(
         }
         None => (data.lock()?, Sockets::default(), None),
     };
-    let signals = Signals::register()?;
+    let mut signals = Signals::register()?;
     let prepared = async {
-        let prepared = prepare(&args, &data, lock, sockets).await?;
+        let prepared = tokio::select! {
+            prepared = prepare(&args, &data, lock, sockets, heir.is_some()) => prepared?,
+            // It may wait for long, for another server's lease for example.
+            () = signals.again() => return Ok(None),
+        };
         let seats = match &mut heir {
             Some(heir) => heir.prepared().await?,
             None => Vec::new(),
         };
-        Server::start(prepared, &args, &data, program).await.map(|server| (server, seats))
+        Server::start(prepared, &args, &data, program).await.map(|server| Some((server, seats)))
     };
     let (server, seats) = match Box::pin(prepared).await {
-        Ok(started) => started,
+        Ok(Some(started)) => started,
+        Ok(None) => {
+            if let Some(heir) = heir {
+                heir.failed(&anyhow::anyhow!("it was told to stop before it had started")).await;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         Err(error) => {
             if let Some(heir) = heir {
                 heir.failed(&error).await;
@@ -123,16 +139,24 @@ struct Prepared {
     loader: Loader,
     config: Config,
     docker: DockerConfig,
+    swarm: Option<swarm::Prepared>,
     lock: Lock,
     exposition: Exposition,
     keys: Arc<KeyRing>,
     key_file: PathBuf,
     store: Store,
+    tenure: Option<Tenure>,
     certificates: Option<Certificates>,
     listening: Listening,
 }
 
-async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets) -> anyhow::Result<Prepared> {
+async fn prepare(
+    args: &ServeArgs,
+    data: &DataDir,
+    lock: Lock,
+    sockets: Sockets,
+    is_heir: bool,
+) -> anyhow::Result<Prepared> {
     let (loader, mut config) = load(args).await?;
     if !args.listen.is_empty() {
         config.server.listen.clone_from(&args.listen);
@@ -155,9 +179,25 @@ async fn prepare(args: &ServeArgs, data: &DataDir, lock: Lock, sockets: Sockets)
         None => Location::Sqlite(data.path().join("skep.db")),
     };
     let store = Store::open(&location).await?;
+    // Before any port is taken: a server that waits its turn answers nobody.
+    let tenure = Tenure::begin(&store, swarm::shared(&config.server)?, data.path(), is_heir).await?;
+    let swarm = swarm::prepare(&config.server, data.path(), is_heir).await?;
     let exposition = skep_telemetry::install()?;
     let listening = Listening::open(&config.server, data, sockets)?;
-    Ok(Prepared { loader, config, docker, lock, exposition, keys, key_file, store, certificates, listening })
+    Ok(Prepared {
+        loader,
+        config,
+        docker,
+        swarm,
+        lock,
+        exposition,
+        keys,
+        key_file,
+        store,
+        tenure,
+        certificates,
+        listening,
+    })
 }
 
 /// Reads config and folders off the runtime, saying so when it takes long.
@@ -184,6 +224,9 @@ struct Server {
     count: Counting,
     live: live::Live,
     orders: mpsc::Receiver<ServerOrder>,
+    /// Where agents of a Swarm call in.
+    agents: Option<swarm::Agents>,
+    tenure: Option<Kept>,
     /// Control socket and admin address.
     serving: Vec<AbortOnDropHandle<()>>,
     listening: Listening,
@@ -205,32 +248,45 @@ impl Server {
             loader,
             config,
             docker,
+            swarm,
             mut lock,
             exposition,
             keys,
             key_file,
             store,
+            tenure,
             certificates,
             listening,
         } = prepared;
         let (journal, events) = mpsc::channel(JOURNAL_QUEUE);
         let (backend_events, reports) = mpsc::channel(BACKEND_QUEUE);
         let processes = ProcessConfig::new(data.path().to_owned(), program.clone());
-        let backends: Vec<Arc<dyn Backend>> = vec![
+        let mut backends: Vec<Arc<dyn Backend>> = vec![
             ProcessBackend::open(processes, backend_events.clone())?,
-            DockerBackend::new(docker, backend_events),
+            DockerBackend::new(docker, backend_events.clone()),
         ];
+        let publisher = Publisher::new(&config.apps);
+        let (services, asked) = watch::channel(config.routes.as_slice().into());
+        let (portal, look) = watch::channel(Arc::clone(&config.portal));
+        let agents = swarm.map(|swarm| {
+            let (reach, publisher) = (swarm.reach(swarm::own_names(&config)), publisher.clone());
+            let follow = skep_control::services::follow(reach, asked, move |all| publisher.set_services(all));
+            tokio::spawn(follow);
+            let (backend, agents) = swarm.start(backend_events);
+            backends.push(backend);
+            agents
+        });
         let (handle, driver) =
             driver::start(driver_config(&config), backends.clone(), reports, journal.clone());
         handle.set_apps(config.apps.clone());
-        let (routes, routes_seen) = watch::channel(Arc::new(RouteTable::new(&config.apps)));
         let (orders_in, orders) = mpsc::channel(ORDER_QUEUE);
         let deps = Deps {
             handle: handle.clone(),
             backends,
             store,
             exposition,
-            config: control_config(&config, args, &listening),
+            config: ControlConfig { portal: look, ..control_config(&config, args, &listening) },
+            keys: Arc::clone(&keys),
             orders: orders_in,
         };
         let control = match login_config(&config, args) {
@@ -249,9 +305,16 @@ impl Server {
         let end_of_count = CancellationToken::new();
         let count = control.clone().count_visits(end_of_count.clone());
         let count = Counting { end: end_of_count, task: AbortOnDropHandle::new(tokio::spawn(count)) };
-        let edge_config = edge_config(&config, args, certificates.clone(), &listening)?;
+        let edge_config = doors::edge_config(&config, args, certificates.clone(), &listening)?;
         let admission = control.admission();
-        let edge = Edge::start_with_login(edge_config, handle.clone(), &keys, routes_seen, calls, admission)?;
+        let edge = Edge::start_with_login(
+            edge_config,
+            handle.clone(),
+            &keys,
+            publisher.subscribe(),
+            calls,
+            admission,
+        )?;
         let serving = listening.serve_control(&control)?;
         lock.sign()?;
         let set_up = match config.server.auth.provider {
@@ -260,7 +323,15 @@ impl Server {
         };
         banner::print(&config, &listening, set_up.as_ref(), args.insecure_http_login);
         let server = Self {
-            live: live::Live::start(loader, config, handle.clone(), routes, journal.clone(), certificates),
+            live: live::Live::start(
+                loader,
+                config,
+                handle.clone(),
+                publisher,
+                live::Told { services, portal },
+                journal.clone(),
+                certificates,
+            ),
             handle,
             driver,
             edge,
@@ -268,6 +339,8 @@ impl Server {
             record,
             count,
             orders,
+            agents,
+            tenure: tenure.map(Tenure::keep),
             serving,
             listening,
             lock,
@@ -292,6 +365,7 @@ impl Server {
             let order = tokio::select! {
                 order = signals.next() => order,
                 Some(order) = self.orders.recv() => order.into(),
+                holder = lost(&mut self.tenure) => return Ok(self.step_down(holder).await),
             };
             match order {
                 Order::Reload => self.live.reload(),
@@ -327,11 +401,31 @@ impl Server {
             drop(self.journal);
             self.count.finish().await;
             let _ = self.record.await;
+            if let Some(tenure) = self.tenure {
+                tenure.release().await;
+            }
         };
         tokio::select! {
             () = gently => Ok(ExitCode::SUCCESS),
             () = signals.again() => Ok(ExitCode::from(130)),
         }
+    }
+
+    /// Another server launches from now on: this one begins nothing more, leaves what runs to that one, and ends.
+    async fn step_down(self, holder: Holder) -> ExitCode {
+        tracing::error!(
+            "the server on {} has taken over the lease of this Swarm's instances, because this one could not renew it; this one ends, \
+             and leaves all instances to that one",
+            holder.host
+        );
+        systemd::notify("STOPPING=1");
+        self.note(EventKind::ServerStop, format!("the server on {} launches from now on", holder.host));
+        drop(self.live);
+        // What is being ended ends there, too.
+        let _ = tokio::time::timeout(STEP_DOWN_WITHIN, self.handle.shutdown(false)).await;
+        self.edge.drain(STEP_DOWN_WITHIN).await;
+        drop(self.journal);
+        ExitCode::FAILURE
     }
 
     /// Starts a new server and gives everything to it; or to this version anew, and says why.
@@ -346,11 +440,15 @@ impl Server {
             public: &self.listening.public,
         };
         let successor = upgrade::prepare(&self.program, &estate).await.map_err(NoSuccessor::Unchanged)?;
-        // From here on there is no way back.
+        // From here on there is no way back. The new server has the same name in the lease, and renews it as its own.
+        self.tenure = None;
         self.live.pause();
         self.serving.clear();
         self.edge.hand_over(relay.path.clone());
         self.handle.drain_for_handover(SETTLE_WITHIN).await;
+        if let Some(agents) = &self.agents {
+            agents.leave();
+        }
         let ready = match successor.go(&self.handle).await {
             Ok(ready) => (ready, None),
             Err(why) => {
@@ -419,6 +517,14 @@ impl Counting {
     }
 }
 
+/// Who has the lease instead, once that is so.
+async fn lost(tenure: &mut Option<Kept>) -> Holder {
+    match tenure {
+        Some(kept) => kept.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Why no other server took over.
 #[derive(Debug, thiserror::Error)]
 enum NoSuccessor {
@@ -444,18 +550,22 @@ fn driver_config(config: &Config) -> DriverConfig {
     let pool = PoolConfig {
         max_instances: config.server.max_instances,
         max_starts: config.server.max_starting.unwrap_or(starts),
+        // Who says how many means it: when a node of a Swarm is lost, they may all be of one app.
+        max_starts_per_app: config.server.max_starting.unwrap_or(usual.max_starts_per_app),
         ..usual
     };
     DriverConfig { pool, ..DriverConfig::default() }
 }
 
 fn control_config(config: &Config, args: &ServeArgs, listening: &Listening) -> ControlConfig {
-    let login = config.server.auth.provider != Provider::None;
+    let server = &config.server;
     ControlConfig {
         // Whoever can reach a loopback address without a login is at the machine itself.
-        show_logs: !login && !args.insecure_no_auth,
+        show_logs: server.auth.provider == Provider::None && !args.insecure_no_auth,
         address: public_address(config, listening),
-        journal_age: config.server.journal_retention,
+        journal_age: server.journal_retention,
+        share_lifetime: server.share_lifetime,
+        apps_elsewhere: server.console_host.as_ref().and(server.public_url.as_ref()).map(|url| url.0.clone()),
         ..ControlConfig::default()
     }
 }
@@ -464,11 +574,10 @@ fn control_config(config: &Config, args: &ServeArgs, listening: &Listening) -> C
 fn public_address(config: &Config, listening: &Listening) -> String {
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let listened = || {
-        let address = listening.public.first()?.address;
+        let (ip, port) = listening.public.first().map(|bound| (bound.address.ip(), bound.address.port()))?;
         // No browser can open an address that means all of them.
-        let host =
-            if address.ip().is_unspecified() { "localhost".to_owned() } else { url_host(address.ip()) };
-        Some(format!("{scheme}://{host}:{}", address.port()))
+        let host = if ip.is_unspecified() { "localhost".to_owned() } else { url_host(ip) };
+        Some(format!("{scheme}://{host}:{port}"))
     };
     config.server.public_url.as_ref().map(|url| url.0.clone()).or_else(listened).unwrap_or_default()
 }
@@ -488,56 +597,4 @@ fn login_config(config: &Config, args: &ServeArgs) -> Option<LoginConfig> {
             insecure_http: args.insecure_http_login,
         }),
     }
-}
-
-fn edge_config(
-    config: &Config,
-    args: &ServeArgs,
-    certificates: Option<Certificates>,
-    listening: &Listening,
-) -> anyhow::Result<EdgeConfig> {
-    let server = &config.server;
-    let mut listeners = Vec::new();
-    for bound in &listening.public {
-        listeners.push(ListenerConfig {
-            name: if certificates.is_some() { "https" } else { "http" }.to_owned(),
-            socket: ListenSocket::Tcp(bound.listener.try_clone()?),
-            tls: certificates.clone(),
-            trust_peers: false,
-        });
-    }
-    for relay in &listening.relays {
-        listeners.push(ListenerConfig {
-            name: "relay".to_owned(),
-            socket: ListenSocket::Unix(relay.try_clone()?),
-            tls: None,
-            trust_peers: true,
-        });
-    }
-    let mut also = server.allowed_hosts.clone();
-    also.extend(server.public_url.as_ref().map(|url| url.host().to_owned()));
-    also.extend(server.console_host.clone());
-    let console = server
-        .console_host
-        .clone()
-        .map(|host| ConsoleHost { host, public_url: server.public_url.as_ref().map(|url| url.0.clone()) });
-    let usual = skep_edge::Limits::default();
-    Ok(EdgeConfig {
-        listeners,
-        threads: server.workers.map_or(0, |workers| workers as usize),
-        limits: skep_edge::Limits {
-            connections: server.limits.max_connections as usize,
-            head_timeout: server.limits.header_timeout,
-            body_stall: server.limits.body_timeout,
-            head_bytes: usize::try_from(server.limits.max_header_bytes).unwrap_or(usual.head_bytes),
-            ..usual
-        },
-        trusted_proxies: server.trusted_proxies.clone(),
-        hosts: match server.auth.provider {
-            Provider::None if !args.insecure_no_auth => HostRule::Loopback { also },
-            _ => HostRule::Any,
-        },
-        console,
-        access_log: listen::access_log(server)?,
-    })
 }

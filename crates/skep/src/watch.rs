@@ -30,6 +30,8 @@ const POLL_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Watcher {
     source: Source,
     watched: Watched,
+    /// What has been read of a burst that is not over.
+    gathered: Gathered,
     /// Why everything is looked at at intervals.
     polling: Option<String>,
 }
@@ -37,6 +39,20 @@ pub(crate) struct Watcher {
 enum Source {
     Inotify { fd: AsyncFd<OwnedFd>, by_wd: HashMap<i32, PathBuf>, by_dir: HashMap<PathBuf, i32> },
     Poll,
+}
+
+/// What changes made dirty.
+#[derive(Default)]
+struct Gathered {
+    dirty: BTreeSet<PathBuf>,
+    /// The kernel dropped events: it may be anything.
+    all: bool,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.dirty.is_empty() && !self.all
+    }
 }
 
 impl Watcher {
@@ -53,7 +69,7 @@ impl Watcher {
             Ok(fd) => (Source::Inotify { fd, by_wd: HashMap::new(), by_dir: HashMap::new() }, None),
             Err(error) => (Source::Poll, Some(reason(&error))),
         };
-        Self { source, watched: Watched::default(), polling }
+        Self { source, watched: Watched::default(), gathered: Gathered::default(), polling }
     }
 
     /// Why changes are looked for at intervals, when they are.
@@ -108,39 +124,40 @@ impl Watcher {
         new
     }
 
-    /// Resolves when something that counts has changed and the burst is over. Cancel safe up to the burst.
+    /// Resolves when something that counts has changed and the burst is over. Cancel safe: what was read is kept for the
+    /// next call.
     pub(crate) async fn changed(&mut self) -> Dirty {
-        let mut dirty = BTreeSet::new();
-        let mut all = false;
+        let Self { source, watched, gathered, .. } = self;
+        let Source::Inotify { fd, by_wd, by_dir } = source else {
+            sleep(POLL_EVERY).await;
+            return Dirty::All;
+        };
+        let mut end = Instant::now() + BURST_AT_MOST;
+        let mut quiet = (!gathered.is_empty()).then(|| Instant::now() + QUIET);
         loop {
-            let Source::Inotify { fd, by_wd, by_dir } = &mut self.source else {
+            let ready = match quiet {
+                None => {
+                    let ready = fd.readable().await;
+                    end = Instant::now() + BURST_AT_MOST;
+                    ready
+                }
+                Some(quiet) => match timeout_at(end.min(quiet), fd.readable()).await {
+                    Ok(ready) => ready,
+                    Err(_) => break,
+                },
+            };
+            let Ok(mut ready) = ready else {
+                // The runtime is going.
                 sleep(POLL_EVERY).await;
                 return Dirty::All;
             };
-            let end = Instant::now() + BURST_AT_MOST;
-            let mut quiet = None;
-            loop {
-                let ready = match quiet {
-                    None => fd.readable().await,
-                    Some(quiet) => match timeout_at(end.min(quiet), fd.readable()).await {
-                        Ok(ready) => ready,
-                        Err(_) => break,
-                    },
-                };
-                let Ok(mut ready) = ready else { break };
-                let relevant = read_events(fd.get_ref(), by_wd, by_dir, &self.watched, &mut dirty, &mut all);
-                ready.clear_ready();
-                if relevant {
-                    quiet = Some(Instant::now() + QUIET);
-                }
+            if read_events(fd.get_ref(), by_wd, by_dir, watched, gathered) {
+                quiet = Some(Instant::now() + QUIET);
             }
-            if all {
-                return Dirty::All;
-            }
-            if !dirty.is_empty() {
-                return Dirty::Folders(dirty);
-            }
+            ready.clear_ready();
         }
+        let Gathered { dirty, all } = std::mem::take(gathered);
+        if all { Dirty::All } else { Dirty::Folders(dirty) }
     }
 }
 
@@ -210,8 +227,7 @@ fn read_events(
     by_wd: &mut HashMap<i32, PathBuf>,
     by_dir: &mut HashMap<PathBuf, i32>,
     watched: &Watched,
-    dirty: &mut BTreeSet<PathBuf>,
-    all: &mut bool,
+    gathered: &mut Gathered,
 ) -> bool {
     let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
     let mut reader = inotify::Reader::new(fd, &mut buffer);
@@ -220,7 +236,7 @@ fn read_events(
     while let Ok(event) = reader.next() {
         let flags = event.events();
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            *all = true;
+            gathered.all = true;
             relevant = true;
             continue;
         }
@@ -230,7 +246,7 @@ fn read_events(
             if by_dir.get(&dir) == Some(&event.wd()) {
                 by_dir.remove(&dir);
             }
-            dirty.insert(dir);
+            gathered.dirty.insert(dir);
             relevant = true;
             continue;
         }
@@ -238,7 +254,8 @@ fn read_events(
         let name = OsStr::from_bytes(name.to_bytes());
         let made = flags
             .intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::MOVED_FROM | ReadFlags::DELETE);
-        relevant |= watched.mark(&dir, name, made, flags.contains(ReadFlags::ISDIR) && made, dirty);
+        relevant |=
+            watched.mark(&dir, name, made, flags.contains(ReadFlags::ISDIR) && made, &mut gathered.dirty);
     }
     relevant
 }
@@ -265,7 +282,7 @@ mod tests {
     }
 
     async fn next(watcher: &mut Watcher) -> Option<Dirty> {
-        tokio::time::timeout(Duration::from_secs(5), watcher.changed()).await.ok()
+        tokio::time::timeout(Duration::from_secs(60), watcher.changed()).await.ok()
     }
 
     #[tokio::test]
@@ -293,6 +310,20 @@ mod tests {
         std::fs::write(dir.path().join("skep.toml~"), "x").unwrap();
         std::fs::rename(dir.path().join("skep.toml~"), dir.path().join("skep.toml")).unwrap();
         assert_eq!(next(&mut watcher).await, Some(Dirty::Folders([dir.path().to_owned()].into())));
+    }
+
+    #[tokio::test]
+    async fn a_burst_that_is_not_waited_for_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = dir.path().join("apps/one");
+        std::fs::create_dir_all(&one).unwrap();
+        let mut watcher = Watcher::new();
+        watcher.follow(watched(dir.path()), &Dirty::All);
+        std::fs::write(one.join("app.py"), "x").unwrap();
+        while watcher.gathered.is_empty() {
+            let _ = tokio::time::timeout(Duration::from_millis(1), watcher.changed()).await;
+        }
+        assert_eq!(next(&mut watcher).await, Some(Dirty::Folders([one].into())));
     }
 
     #[tokio::test]

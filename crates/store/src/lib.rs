@@ -10,6 +10,7 @@
 
 mod error;
 mod journal;
+mod lease;
 mod links;
 mod open;
 mod people;
@@ -19,7 +20,8 @@ mod usage;
 
 pub use error::StoreError;
 pub use journal::{Filter, Journal, Record, Retention};
+pub use lease::{Asked, Holder, Lease, Tenant};
 pub use links::{Link, LinkPurpose, Redeemed};
 pub use open::{Engine, Location, Store};
-pub use people::{Everybody, GrantRow, NewUser, People, UserRow, Verifier};
+pub use people::{Everybody, GrantRow, NewUser, People, ShareRow, UserRow, Verifier};
 pub use usage::{Usage, UsageDay};

@@ -10,7 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{AnyPool, Executor, SqlSafeStr};
 
 use crate::sql;
-use crate::{Journal, People, StoreError, Usage};
+use crate::{Journal, Lease, People, StoreError, Tenant, Usage};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -164,6 +164,11 @@ impl Store {
     /// Who used what, and favourites.
     pub fn usage(&self) -> Usage {
         Usage::new(self.writer.clone(), self.reader.clone())
+    }
+
+    /// What only one of the servers that share this store may do at a time.
+    pub fn lease(&self, name: String, tenant: Tenant) -> Lease {
+        Lease::new(self.engine, self.writer.clone(), name, tenant)
     }
 
     /// Whether the engine answers and accepts every statement of this version: its tables fit.

@@ -42,6 +42,15 @@ pub struct Everybody {
     pub grants: Vec<GrantRow>,
     /// Ended logins, and until when each must be remembered.
     pub revocations: Vec<(String, i64)>,
+    pub shares: Vec<ShareRow>,
+}
+
+/// An instance whose owner lets others in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareRow {
+    pub instance: String,
+    pub since_ms: i64,
+    pub until_ms: i64,
 }
 
 /// What a password is checked against.
@@ -110,7 +119,9 @@ impl People {
             .iter()
             .map(|row| Ok((column(row, "session_id", what)?, column(row, "until_ms", what)?)))
             .collect::<Result<Vec<_>, StoreError>>()?;
-        Ok(Everybody { version, users, grants, revocations })
+        let shares = rows(sql::SHARES).await.map_err(failed(what))?;
+        let shares = shares.iter().map(|row| share(row, what)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Everybody { version, users, grants, revocations, shares })
     }
 
     /// What a user's password is checked against; `None`: no such user.
@@ -263,13 +274,32 @@ impl People {
         change.commit().await
     }
 
-    /// Forgets ended logins and one-time links that have run out. Answers how many rows went.
+    /// Lets others onto an instance, from now on and for a time. What was shared of it before is not any more.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn share(&self, share: &ShareRow) -> Result<(), StoreError> {
+        let ShareRow { instance, since_ms, until_ms } = share.clone();
+        let mut change = self.change("share an instance").await?;
+        change.run(sql::SHARE_PUT, |q| q.bind(instance).bind(since_ms).bind(until_ms)).await?;
+        change.commit().await
+    }
+
+    /// # Errors
+    /// When the store cannot be written; it stays shared then.
+    pub async fn unshare(&self, instance: &str) -> Result<(), StoreError> {
+        let mut change = self.change("stop sharing an instance").await?;
+        change.run(sql::SHARE_REMOVE, |q| q.bind(instance.to_owned())).await?;
+        change.commit().await
+    }
+
+    /// Forgets ended logins, shares and one-time links that have run out. Answers how many rows went.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub async fn expire(&self, now_ms: i64) -> Result<u64, StoreError> {
         let mut gone = 0;
-        for statement in [sql::REVOCATIONS_EXPIRE, sql::LINKS_EXPIRE] {
+        for statement in [sql::REVOCATIONS_EXPIRE, sql::SHARES_EXPIRE, sql::LINKS_EXPIRE] {
             let done = sqlx::query(statement).bind(now_ms).execute(&self.writer).await;
             gone += done.map_err(failed("forget ended logins"))?.rows_affected();
         }
@@ -371,6 +401,14 @@ fn user(row: &AnyRow, what: &'static str) -> Result<UserRow, StoreError> {
         not_before_ms: column(row, "not_before_ms", what)?,
         last_login_ms: column(row, "last_login_ms", what)?,
         groups: Vec::new(),
+    })
+}
+
+fn share(row: &AnyRow, what: &'static str) -> Result<ShareRow, StoreError> {
+    Ok(ShareRow {
+        instance: column(row, "instance", what)?,
+        since_ms: column(row, "since_ms", what)?,
+        until_ms: column(row, "until_ms", what)?,
     })
 }
 

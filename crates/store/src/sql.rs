@@ -1,4 +1,4 @@
-//! Every statement of the journal, by name, and the list of all. A test prepares each on both engines.
+//! Every statement of the journal and of leases, by name, and the list of all. A test prepares each on both engines.
 //!
 //! `CAST($n AS TEXT) IS NULL` rather than `$n IS NULL`: PostgreSQL must know the type of a parameter.
 
@@ -68,6 +68,74 @@ DELETE FROM journal WHERE seq IN (
     WHERE seq <= (SELECT MAX(seq) FROM journal) - $1
     ORDER BY seq LIMIT $2)";
 
+/// Milliseconds since the Unix epoch by the engine's own clock, not by the transaction's.
+macro_rules! engine_now {
+    (sqlite) => {
+        "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    };
+    (postgres) => {
+        "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+    };
+}
+
+/// Takes a lease (`$1` name, `$2` owner, `$3` process, `$4` host, `$5` for how long) that is free, run out, or the owner's.
+macro_rules! lease_take {
+    ($engine:ident) => {
+        concat!(
+            "INSERT INTO leases (name, owner, process, host, until_ms)
+VALUES ($1, $2, $3, $4, ",
+            engine_now!($engine),
+            " + CAST($5 AS BIGINT))
+ON CONFLICT (name) DO UPDATE SET
+    owner = excluded.owner, process = excluded.process, host = excluded.host, until_ms = excluded.until_ms
+WHERE leases.owner = excluded.owner OR leases.until_ms <= ",
+            engine_now!($engine)
+        )
+    };
+}
+
+/// `$1` name, `$2` process, `$3` for how long.
+macro_rules! lease_renew {
+    ($engine:ident) => {
+        concat!(
+            "UPDATE leases SET until_ms = ",
+            engine_now!($engine),
+            " + CAST($3 AS BIGINT) WHERE name = $1 AND process = $2"
+        )
+    };
+}
+
+/// `$1` name.
+macro_rules! lease_holder {
+    ($engine:ident) => {
+        concat!("SELECT host, until_ms - ", engine_now!($engine), " AS left_ms FROM leases WHERE name = $1")
+    };
+}
+
+pub(crate) fn lease_take(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => lease_take!(sqlite),
+        Engine::Postgres => lease_take!(postgres),
+    }
+}
+
+pub(crate) fn lease_renew(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => lease_renew!(sqlite),
+        Engine::Postgres => lease_renew!(postgres),
+    }
+}
+
+pub(crate) fn lease_holder(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => lease_holder!(sqlite),
+        Engine::Postgres => lease_holder!(postgres),
+    }
+}
+
+/// `$1` name, `$2` process.
+pub(crate) const LEASE_RELEASE: &str = "DELETE FROM leases WHERE name = $1 AND process = $2";
+
 /// Everything above, for [`crate::Store::check`].
 pub(crate) fn all(engine: Engine) -> Vec<(&'static str, &'static str)> {
     let append = match engine {
@@ -81,6 +149,10 @@ pub(crate) fn all(engine: Engine) -> Vec<(&'static str, &'static str)> {
         ("JOURNAL_LAST_SEQ", JOURNAL_LAST_SEQ),
         ("JOURNAL_EXPIRE_AGE", JOURNAL_EXPIRE_AGE),
         ("JOURNAL_EXPIRE_COUNT", JOURNAL_EXPIRE_COUNT),
+        ("LEASE_TAKE", lease_take(engine)),
+        ("LEASE_RENEW", lease_renew(engine)),
+        ("LEASE_HOLDER", lease_holder(engine)),
+        ("LEASE_RELEASE", LEASE_RELEASE),
     ];
     journal.into_iter().chain(sql_people::ALL).collect()
 }

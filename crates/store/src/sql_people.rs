@@ -17,6 +17,19 @@ pub(crate) const GRANTS: &str = "SELECT grantee, gives, scope FROM grants ORDER 
 
 pub(crate) const REVOCATIONS: &str = "SELECT session_id, until_ms FROM revocations";
 
+pub(crate) const SHARES: &str = "SELECT instance, since_ms, until_ms FROM shares";
+
+/// `$1` instance, `$2` since, `$3` until.
+pub(crate) const SHARE_PUT: &str = "\
+INSERT INTO shares (instance, since_ms, until_ms) VALUES ($1, $2, $3)
+ON CONFLICT (instance) DO UPDATE SET since_ms = excluded.since_ms, until_ms = excluded.until_ms";
+
+/// `$1` instance.
+pub(crate) const SHARE_REMOVE: &str = "DELETE FROM shares WHERE instance = $1";
+
+/// `$1` now.
+pub(crate) const SHARES_EXPIRE: &str = "DELETE FROM shares WHERE until_ms <= $1";
+
 /// `$1` name.
 pub(crate) const USER_HASH: &str = "SELECT password_hash, disabled, not_before_ms FROM users WHERE name = $1";
 
@@ -151,13 +164,17 @@ pub(crate) const FAVOURITES: &str = "SELECT app FROM favourites WHERE user_name 
 pub(crate) const FAVOURITES_CLEAR: &str = "DELETE FROM favourites WHERE user_name = $1";
 
 /// Everything above, for [`crate::Store::check`].
-pub(crate) const ALL: [(&str, &str); 38] = [
+pub(crate) const ALL: [(&str, &str); 42] = [
     ("VERSION_NEXT", VERSION_NEXT),
     ("VERSION", VERSION),
     ("USERS", USERS),
     ("MEMBERSHIPS", MEMBERSHIPS),
     ("GRANTS", GRANTS),
     ("REVOCATIONS", REVOCATIONS),
+    ("SHARES", SHARES),
+    ("SHARE_PUT", SHARE_PUT),
+    ("SHARE_REMOVE", SHARE_REMOVE),
+    ("SHARES_EXPIRE", SHARES_EXPIRE),
     ("USER_HASH", USER_HASH),
     ("USER_ADD", USER_ADD),
     ("USER_REMOVE", USER_REMOVE),

@@ -9,14 +9,29 @@ use crate::tree::Tree;
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("docker", &[]),
+    ("agent", &["docker"]),
     ("launch", &["model"]),
     ("identity", &["model"]),
     ("store", &["model"]),
     ("edge", &["launch", "identity", "model"]),
-    ("backends", &["launch", "model", "docker"]),
+    ("backends", &["launch", "model", "docker", "agent"]),
     ("telemetry", &["store", "model"]),
     ("control", &["backends", "launch", "edge", "identity", "store", "telemetry", "docker", "model"]),
-    ("skep", &["control", "backends", "edge", "launch", "identity", "store", "telemetry", "docker", "model"]),
+    (
+        "skep",
+        &[
+            "control",
+            "backends",
+            "edge",
+            "launch",
+            "identity",
+            "store",
+            "telemetry",
+            "docker",
+            "agent",
+            "model",
+        ],
+    ),
 ];
 
 /// An outside crate and the only folders whose manifests may name it: each is a boundary somebody would otherwise cross

@@ -8,12 +8,13 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use skep_identity::{Object, Permission};
 use skep_launch::{InstancePhase, InstanceView, Stats, StopTarget};
-use skep_model::{AppId, BackendKind, InstanceId, Principal};
+use skep_model::{AppId, BackendKind, Choice, InstanceId, InstanceName, Principal};
 use tokio::time::timeout;
 
 use super::{Problem, manage_instance};
 use crate::control::Control;
 use crate::rights::Caller;
+use crate::share;
 
 /// A backend that does not tell what an instance uses is not waited for.
 const STATS_DEADLINE: Duration = Duration::from_millis(500);
@@ -33,6 +34,18 @@ pub(super) struct InstanceRow {
     taken: u32,
     /// For whom, when the app runs one instance per user.
     user: Option<String>,
+    /// What that user calls it, when it has a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<InstanceName>,
+    /// What that user chose before it started.
+    #[serde(skip_serializing_if = "Choice::is_empty")]
+    parameters: Choice,
+    /// Since when nobody has held a seat on it; RFC 3339, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_since: Option<String>,
+    /// Until when its owner lets others in; RFC 3339, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_until: Option<String>,
     /// RFC 3339, UTC.
     started_at: String,
     /// From the order to start to the first good answer, milliseconds.
@@ -50,7 +63,7 @@ pub(super) struct Stopped {
 }
 
 impl InstanceRow {
-    fn new(view: InstanceView, stats: Option<Stats>) -> Self {
+    fn new(view: InstanceView, stats: Option<Stats>, shared_until_ms: Option<i64>) -> Self {
         let user = match view.owner {
             Some(Principal::User { name, .. }) => Some(name.to_string()),
             Some(Principal::Guest(id)) => Some(id.to_string()),
@@ -66,6 +79,10 @@ impl InstanceRow {
             seats: view.seats,
             taken: view.taken,
             user,
+            name: view.variant.name,
+            parameters: view.variant.chosen,
+            idle_since: view.idle_since_ms.map(time_text),
+            shared_until: shared_until_ms.map(time_text),
             started_at: time_text(view.started_at_ms),
             ready_ms: view.ready_ms,
             cpu: stats.map(|stats| stats.cpu_seconds),
@@ -85,7 +102,8 @@ async fn measured(control: &Control, view: InstanceView) -> InstanceRow {
         Some(backend) => timeout(STATS_DEADLINE, backend.stats(&view.id)).await.ok().flatten(),
         None => None,
     };
-    InstanceRow::new(view, stats)
+    let shared_until_ms = share::shared_until(control, &view.id);
+    InstanceRow::new(view, stats, shared_until_ms)
 }
 
 fn find(control: &Control, id: &str) -> Result<InstanceView, Problem> {
@@ -154,6 +172,17 @@ pub(super) async fn restart(
 ) -> Result<Json<Stopped>, Problem> {
     let view = managed(&control, &caller, &instance)?;
     restart_target(&control, StopTarget::Instance(view.id)).await
+}
+
+/// `POST instances/{instance}/unshare`: answers when every guest is gone.
+pub(super) async fn unshare(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Path(instance): Path<String>,
+) -> Result<Json<InstanceRow>, Problem> {
+    let view = managed(&control, &caller, &instance)?;
+    share::end(&control, &view.id).await.map_err(|problem| Problem::store(&problem))?;
+    Ok(Json(measured(&control, view).await))
 }
 
 /// `POST stop`: every instance of every app.

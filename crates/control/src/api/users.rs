@@ -15,7 +15,7 @@ use skep_store::GrantRow;
 
 use super::Problem;
 use crate::control::{Control, now_ms};
-use crate::login::{Attempted, Proof};
+use crate::login::{Attempted, Proof, leaving};
 use crate::rights::{Caller, Rights};
 use crate::roster::{Invitation, Newcomer, RosterError, UserView, grant_row};
 
@@ -165,6 +165,9 @@ async fn change(
         changed("signed out everywhere");
     }
     published(&control).await?;
+    if let (true, Ok(user)) = (sign_out, skep_identity::fold(user.trim()).parse()) {
+        leaving::end_apps(&control, &user);
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,7 +6,11 @@
   const count = document.getElementById("count");
   if (!box || !grid) return;
 
-  const cards = [...grid.children].map((card) => ({ card, text: card.textContent.toLowerCase() }));
+  const parts = [...grid.querySelectorAll("section")];
+  const cards = [...grid.querySelectorAll("li")].map((card) => {
+    const heading = card.closest("section")?.querySelector("h2").textContent ?? "";
+    return { card, text: `${card.textContent} ${heading}`.toLowerCase() };
+  });
   const shown = () => cards.filter(({ card }) => !card.hidden).map(({ card }) => card.firstElementChild);
   let announce;
 
@@ -18,6 +22,7 @@
       if (card.hidden === hit) card.hidden = !hit;
       if (hit) hits += 1;
     }
+    for (const part of parts) part.hidden = !part.querySelector("li:not([hidden])");
     // Not at every key stroke: a screen reader would stumble.
     clearTimeout(announce);
     announce = setTimeout(() => {
@@ -31,6 +36,16 @@
     event.preventDefault();
     shown()[0]?.focus();
   });
+
+  // An image that cannot be had leaves its place to the app's initials.
+  const stand = (image) => {
+    const tile = image.closest?.(".tile");
+    if (!tile) return;
+    tile.classList.remove("image");
+    tile.textContent = tile.dataset.short;
+  };
+  grid.addEventListener("error", (event) => stand(event.target), true);
+  for (const image of grid.querySelectorAll(".tile img")) if (image.complete && !image.naturalWidth) stand(image);
 
   // A star is kept without loading the page anew; where that fails, the form does it.
   grid.addEventListener("click", async (event) => {
@@ -76,10 +91,22 @@
     }
     const here = links.indexOf(event.target.closest?.("a"));
     if (here < 0) return;
-    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-    const step = { ArrowDown: columns, ArrowUp: -columns, ArrowRight: 1, ArrowLeft: -1 }[event.key];
     event.preventDefault();
-    if (here + step < 0 && event.key === "ArrowUp") box.focus();
-    else links[Math.min(links.length - 1, Math.max(0, here + step))].focus();
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) links[Math.min(links.length - 1, Math.max(0, here + step))].focus();
+    else (beyond(links, links[here], event.key === "ArrowDown") ?? (event.key === "ArrowUp" ? box : links.at(-1))).focus();
+  };
+
+  // The link in the next row down or up that is nearest to the one we come from; rows of different sections differ in length.
+  const beyond = (links, from, down) => {
+    const { top, left } = from.getBoundingClientRect();
+    const places = links.map((link) => ({ link, at: link.getBoundingClientRect() }));
+    const ahead = places.filter(({ at }) => (down ? at.top > top + 1 : at.top < top - 1));
+    if (!ahead.length) return undefined;
+    const tops = ahead.map(({ at }) => at.top);
+    const row = down ? Math.min(...tops) : Math.max(...tops);
+    const inRow = ahead.filter(({ at }) => Math.abs(at.top - row) <= 1);
+    inRow.sort((a, b) => Math.abs(a.at.left - left) - Math.abs(b.at.left - left));
+    return inRow[0].link;
   };
 })();

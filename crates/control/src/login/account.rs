@@ -12,7 +12,7 @@ use skep_identity::cookies::login_path;
 use skep_model::{EventKind, Principal, Secret};
 
 use super::forms::{busy, come_in, see_other, unavailable, unreadable, words};
-use super::{Attempted, Proof};
+use super::{Attempted, Proof, leaving};
 use crate::control::Control;
 use crate::rights::{Caller, Rights};
 use crate::ui::login::{AccountView, Notice, account_page, wait_words};
@@ -116,5 +116,6 @@ pub(super) async fn sign_out(
         return page(&control, &caller, Notice::Bad(text), status, None);
     }
     login.note(EventKind::Logout, Some(user.to_string()), "everywhere".to_owned());
+    leaving::end_apps(&control, user);
     see_other("/_skep/login?out=everywhere", Some(&cookie.clear()))
 }

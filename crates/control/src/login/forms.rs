@@ -10,12 +10,12 @@ use axum::response::IntoResponse;
 use axum::{Extension, Router};
 use serde::Deserialize;
 use skep_edge::Client;
-use skep_identity::LoginCookie;
 use skep_identity::cookies::safe_target;
+use skep_identity::{LoginCookie, share_cookie};
 use skep_model::{EventKind, Secret};
 use skep_store::LinkPurpose;
 
-use super::{Attempted, account};
+use super::{Attempted, account, leaving};
 use crate::api::Problem;
 use crate::control::Control;
 use crate::rights::Caller;
@@ -60,7 +60,7 @@ async fn login_form(
         return see_other(to, None);
     }
     if control.login().cookie_for(&client).is_none() {
-        return unencrypted_page(&control.config().site).respond();
+        return unencrypted_page(&control.look().title).respond();
     }
     let notice = match query.out.as_str() {
         "" => Notice::None,
@@ -93,7 +93,7 @@ async fn log_in(
         return see_other(to, None);
     }
     let Some(cookie) = control.login().cookie_for(&client) else {
-        return unencrypted_page(&control.config().site).respond();
+        return unencrypted_page(&control.look().title).respond();
     };
     let stay = stay.is_some();
     let attempted = control.login().attempt(&name, Secret::new(password), stay, client.ip).await;
@@ -154,13 +154,13 @@ fn form_again(
     wait_seconds: Option<u64>,
 ) -> Answer {
     let name: String = name.chars().take(128).collect();
-    let site = &control.config().site;
+    let site = &control.look().title;
     login_page(&LoginView { site, to, name: &name, stay, notice, status, wait_seconds }).respond()
 }
 
 async fn logout_form(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
     match caller.user() {
-        Some(user) => logout_page(&control.config().site, user.as_str()).respond(),
+        Some(user) => logout_page(&control.look().title, user.as_str()).respond(),
         None => see_other("/_skep/login", None),
     }
 }
@@ -174,14 +174,21 @@ async fn log_out(
     let Some(cookie) = login.cookie_for(&client).filter(|_| login.is_on()) else {
         return see_other("/", None);
     };
-    if let Some(session) = login.session_of(cookie, &headers)
-        && let Err(problem) = login.end(&session).await
-    {
-        tracing::error!(%problem, "somebody cannot log out");
-        let detail = "You could not be logged out: the list of users cannot be written right now. Try again.";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail).response();
+    if let Some(session) = login.session_of(cookie, &headers) {
+        if let Err(problem) = login.end(&session).await {
+            tracing::error!(%problem, "somebody cannot log out");
+            let detail =
+                "You could not be logged out: the list of users cannot be written right now. Try again.";
+            return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail).response();
+        }
+        leaving::end_apps(&control, &session.user);
     }
-    see_other("/_skep/login?out=1", Some(&cookie.clear()))
+    let mut response = see_other("/_skep/login?out=1", Some(&cookie.clear()));
+    // Whoever comes after at this browser is nobody's guest.
+    if let Ok(cookie) = HeaderValue::try_from(share_cookie("", client.https, 0)) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
 }
 
 #[derive(Deserialize)]
@@ -197,7 +204,7 @@ async fn invite_form(
 ) -> Answer {
     let token = query.map(|Query(query)| query.token).unwrap_or_default();
     if control.login().cookie_for(&client).is_none() {
-        return unencrypted_page(&control.config().site).respond();
+        return unencrypted_page(&control.look().title).respond();
     }
     invitation(&control, &token, "", Notice::None, StatusCode::OK).await
 }
@@ -222,7 +229,7 @@ async fn redeem(
     let Ok(Form(InviteForm { token, name, new, again })) = form else { return unreadable() };
     let login = control.login();
     let Some(cookie) = login.cookie_for(&client) else {
-        return unencrypted_page(&control.config().site).respond();
+        return unencrypted_page(&control.look().title).respond();
     };
     if new != again {
         let notice = Notice::Bad("The two passwords differ.".to_owned());
@@ -267,7 +274,7 @@ async fn invitation(
     notice: Notice,
     status: StatusCode,
 ) -> Answer {
-    let site = &control.config().site;
+    let site = &control.look().title;
     let view = |user| InviteView { site, token, user, name, notice, status };
     match control.login().roster.purpose_of(token).await {
         Ok(LinkPurpose::SetUp) => invite_page(&view(None)).respond(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_identity::{Admission, Person, Policy, SessionId};
+use skep_identity::{Admission, Person, Policy, SessionId, Sharing};
 use skep_store::{Everybody, StoreError};
 use tokio::time::MissedTickBehavior;
 
@@ -17,7 +17,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// How often ended logins that have run out are forgotten, in looks.
 const TIDY_EVERY: u32 = 9_000;
 
-pub(super) fn build(config: &LoginConfig, all: &Everybody) -> Admission {
+/// Without a login only what is shared concerns anybody.
+pub(super) fn build(config: Option<&LoginConfig>, all: &Everybody) -> Admission {
+    let shares = all.shares.iter().filter_map(|row| {
+        let sharing = Sharing { since_ms: row.since_ms, until_ms: row.until_ms };
+        Some((row.instance.parse().ok()?, sharing))
+    });
+    let shares = shares.collect();
+    let Some(config) = config else { return Admission { shares, ..Admission::default() } };
     let person = |user: &skep_store::UserRow| Person {
         groups: user.groups.clone(),
         not_before_ms: user.not_before_ms,
@@ -34,6 +41,7 @@ pub(super) fn build(config: &LoginConfig, all: &Everybody) -> Admission {
             .iter()
             .filter_map(|(id, until_ms)| Some((SessionId::parse(id)?, *until_ms)))
             .collect(),
+        shares,
     }
 }
 
@@ -43,22 +51,18 @@ impl Login {
     /// # Errors
     /// When the store cannot be read; what was published stays.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
-        let Some(doors) = &self.doors else { return Ok(()) };
         let mut seen = self.reading.lock().await;
         if *seen == Some(self.roster.people().version().await?) {
             return Ok(());
         }
         let all = self.roster.people().read().await?;
-        self.admission.send_replace(Arc::new(build(&doors.config, &all)));
+        self.admission.send_replace(Arc::new(build(self.doors.as_ref().map(|doors| &doors.config), &all)));
         *seen = Some(all.version);
         Ok(())
     }
 
     /// Keeps the snapshot up with changes made elsewhere, until dropped.
     pub(crate) async fn keep(&self) {
-        if !self.is_on() {
-            return;
-        }
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut failing, mut looks) = (false, 0_u32);

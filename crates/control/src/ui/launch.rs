@@ -7,7 +7,7 @@ use skep_model::AppSpec;
 
 use super::assets::LAUNCH_SCRIPT;
 use super::html::{Html, plain_line, spoken_ms};
-use super::page::{Frame, Page, tile};
+use super::page::{Frame, Page, origin_of, tile};
 
 const STAGES: [(Stage, &str); 5] = [
     (Stage::Queue, "A place is found"),
@@ -87,6 +87,7 @@ pub(crate) fn page(view: &LaunchView<'_>) -> Page {
         script: Some(&LAUNCH_SCRIPT),
         refresh_without_script: Some(2),
         retry_after_seconds: Some(2),
+        origins: origin_of(spec.icon.as_ref()).into_iter().collect(),
         ..Page::new(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{} is starting", spec.title),

@@ -1,19 +1,23 @@
 //! What all pages have in common: head, security headers, the app's tile.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use skep_model::AppSpec;
+use skep_model::{AppSpec, Icon};
 
 use super::assets::{Asset, MARK, STYLE};
 use super::html::Html;
 
-/// Everything from our own origin, nothing inline. Images also as data: a favicon some browsers make up.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'";
+/// Everything from our own origin, nothing inline. Images also as data (a favicon some browsers make up) and from where the
+/// config says logos are.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+     form-action 'self'; base-uri 'none'; img-src 'self' data:";
 /// Pages of our own refuse to be framed by others. Pages in place of an app do not: whoever embeds the app must also
 /// see it start, and they hold nothing worth clicking on by mistake.
-const POLICY_UNFRAMED: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'";
+const UNFRAMED: &str = "; frame-ancestors 'self'";
+/// Servers one page may have images from; a header has no room for more.
+pub(crate) const MAX_ORIGINS: usize = 50;
 
 /// Whose place a page takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub(crate) struct Page {
     pub(crate) refresh: Option<u32>,
     pub(crate) retry_after_seconds: Option<u64>,
     pub(crate) frame: Frame,
+    /// Other servers it has images from.
+    pub(crate) origins: BTreeSet<String>,
+    /// Another server of ours that its forms may lead to; empty: none.
+    pub(crate) form_to: String,
 }
 
 impl Page {
@@ -52,6 +60,8 @@ impl Page {
             refresh: None,
             retry_after_seconds: None,
             frame,
+            origins: BTreeSet::new(),
+            form_to: String::new(),
         }
     }
 
@@ -82,13 +92,28 @@ impl Page {
         html.into_string()
     }
 
+    fn policy(&self) -> HeaderValue {
+        let mut policy = match self.form_to.as_str() {
+            "" => POLICY.to_owned(),
+            // Browsers hold where a form is sent on to against it as well.
+            elsewhere => POLICY.replace("form-action 'self'", &format!("form-action 'self' {elsewhere}")),
+        };
+        for origin in self.origins.iter().take(MAX_ORIGINS) {
+            policy.push(' ');
+            policy.push_str(origin);
+        }
+        if self.frame == Frame::Own {
+            policy.push_str(UNFRAMED);
+        }
+        HeaderValue::from_str(&policy).unwrap_or_else(|_| HeaderValue::from_static(POLICY))
+    }
+
     pub(crate) fn respond(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.html()));
         *response.status_mut() = self.status;
-        let policy = if self.frame == Frame::Own { POLICY_UNFRAMED } else { POLICY };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.policy());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // Not `no-referrer`: it would also empty the Origin of our own forms.
@@ -110,25 +135,44 @@ pub(crate) const BIG_MARK: &str = "<svg class=\"big-mark\" viewBox=\"0 0 32 32\"
 
 /// The tile that stands for an app: its image, its emoji, or its initials on a colour of its own.
 pub(crate) fn tile(html: &mut Html, spec: &AppSpec) {
-    match spec.icon.as_deref() {
-        Some(icon) if super::icon::is_file(icon) => {
-            html.raw("<span class=\"tile\" aria-hidden=\"true\"><img src=\"/_skep/icons/")
-                .text(spec.id.as_str())
-                .raw("?v=")
-                .text(&spec.revision.to_string())
-                .raw("\" alt=\"\" loading=\"lazy\"></span>");
+    match &spec.icon {
+        Some(Icon::Within { .. } | Icon::File(_)) => {
+            image_tile(html, spec);
+            html.raw("/_skep/icons/").text(spec.id.as_str()).raw("?v=").text(&spec.revision.to_string());
+            html.raw("\" alt=\"\" loading=\"lazy\"></span>");
         }
-        Some(emoji) if !emoji.is_empty() && emoji.chars().count() <= 8 => {
+        Some(Icon::Remote(image)) => {
+            image_tile(html, spec);
+            html.text(image.url());
+            html.raw("\" alt=\"\" loading=\"lazy\" referrerpolicy=\"no-referrer\"></span>");
+        }
+        Some(Icon::Emoji(emoji)) => {
             html.raw("<span class=\"tile emoji\" aria-hidden=\"true\">").text(emoji).raw("</span>");
         }
-        _ => {
-            let colour = spec.id.as_str().bytes().fold(7u32, |sum, byte| sum * 31 % 9973 + u32::from(byte));
-            html.raw("<span class=\"tile ")
-                .raw(["t0", "t1", "t2", "t3", "t4", "t5"][(colour % 6) as usize])
-                .raw("\" aria-hidden=\"true\">")
-                .text(&initials(&spec.title))
-                .raw("</span>");
+        None => {
+            html.raw("<span class=\"tile ").raw(colour(spec)).raw("\" aria-hidden=\"true\">");
+            html.text(&initials(&spec.title)).raw("</span>");
         }
+    }
+}
+
+/// Up to the image's address. The initials are for when it cannot be had.
+fn image_tile(html: &mut Html, spec: &AppSpec) {
+    html.raw("<span class=\"tile image ").raw(colour(spec)).raw("\" data-short=\"");
+    html.text(&initials(&spec.title)).raw("\" aria-hidden=\"true\"><img src=\"");
+}
+
+/// Always the same for the same app.
+fn colour(spec: &AppSpec) -> &'static str {
+    let sum = spec.id.as_str().bytes().fold(7u32, |sum, byte| sum * 31 % 9973 + u32::from(byte));
+    ["t0", "t1", "t2", "t3", "t4", "t5"][(sum % 6) as usize]
+}
+
+/// The server an image comes from, when that is not this one.
+pub(crate) fn origin_of(icon: Option<&Icon>) -> Option<String> {
+    match icon {
+        Some(Icon::Remote(image)) => Some(image.origin().to_owned()),
+        _ => None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Pages that say no: what went wrong, and what to do next.
 
 use axum::http::StatusCode;
+use skep_edge::Misnamed;
 use skep_launch::Refusal;
 use skep_model::{AppId, AppSpec};
 
 use super::html::{Html, plain_line, spoken_ms};
 use super::launch::last_lines;
-use super::page::{BIG_MARK, Frame, Page, tile};
+use super::page::{BIG_MARK, Frame, Page, origin_of, tile};
 
 /// What the pages have in common.
 pub(crate) struct Refused<'a> {
@@ -28,6 +29,8 @@ enum Next {
     Reload(Option<u32>),
     /// Log in as somebody else.
     Account,
+    /// Look at one's own instances.
+    Own,
     Nothing,
 }
 
@@ -62,6 +65,19 @@ pub(crate) fn broken_page(refused: &Refused<'_>, app: &AppId, summary: &str) -> 
     page(refused, app, &words, Some(summary), &[])
 }
 
+/// A page load of a service none of whose tasks is well.
+pub(crate) fn no_task_page(refused: &Refused<'_>, app: &AppId) -> Page {
+    let words = Words {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        eyebrow: "Not there right now",
+        says: "No copy of it is running well at the moment.".to_owned(),
+        hint: "It is usually back within a minute. This page tries again by itself.",
+        next: Next::Reload(Some(5)),
+        retry_after_seconds: Some(5),
+    };
+    page(refused, app, &words, None, &[])
+}
+
 /// A page load of an app that is not for this user.
 pub(crate) fn denied_page(refused: &Refused<'_>, app: &AppId, user: &str) -> Page {
     let words = Words {
@@ -70,6 +86,31 @@ pub(crate) fn denied_page(refused: &Refused<'_>, app: &AppId, user: &str) -> Pag
         says: format!("You are logged in as {user}, and this app is not open to you."),
         hint: "Ask whoever looks after it to let you in, or log in as somebody else.",
         next: Next::Account,
+        retry_after_seconds: None,
+    };
+    page(refused, app, &words, None, &[])
+}
+
+/// A page load of an address that can be no named instance's.
+pub(crate) fn misnamed_page(refused: &Refused<'_>, app: &AppId, why: Misnamed) -> Page {
+    let (says, hint, next) = match why {
+        Misnamed::Shared => (
+            "This app is shared by everybody who uses it: nobody has one of their own, so there is none with a name.",
+            "Open the app itself from the list of apps.",
+            Next::Nothing,
+        ),
+        Misnamed::BadName => (
+            "Nothing can be called what this address says after the ~.",
+            "A name has 1 to 32 of a-z, 0-9, _ and -, and starts with a letter or a digit.",
+            Next::Own,
+        ),
+    };
+    let words = Words {
+        status: StatusCode::NOT_FOUND,
+        eyebrow: "Not found",
+        says: says.to_owned(),
+        hint,
+        next,
         retry_after_seconds: None,
     };
     page(refused, app, &words, None, &[])
@@ -107,6 +148,60 @@ fn words(refusal: &Refusal) -> Words {
             "This page tries again every 15 seconds.",
             Next::Reload(Some(15)),
         ),
+        Refusal::TooManyOfOne(most) => Words {
+            retry_after_seconds: None,
+            ..words(
+                "Enough already",
+                &format!(
+                    "You have {most} of this app running, under other names, and may have no more at a time."
+                ),
+                "End one that you need no longer, then try again.",
+                Next::Own,
+            )
+        },
+        // The form itself is shown instead.
+        Refusal::ChoiceNeeded | Refusal::ChoiceWithdrawn => words(
+            "Before it starts",
+            "This app starts with what you choose first.",
+            "Open its address in an ordinary browser.",
+            Next::Reload(None),
+        ),
+        Refusal::ChoiceDiffers => Words {
+            retry_after_seconds: None,
+            ..words(
+                "Running already",
+                "Your copy of this app runs or starts already, with other values than you chose now.",
+                "Open it, or end it first.",
+                Next::Own,
+            )
+        },
+        Refusal::NoIdentity => Words {
+            retry_after_seconds: None,
+            ..words(
+                "Nobody in particular",
+                "A copy of this app with a name belongs to somebody, and this browser keeps no cookies.",
+                "Allow cookies for this site, then try again.",
+                Next::Reload(None),
+            )
+        },
+        Refusal::ShareEnded => Words {
+            retry_after_seconds: None,
+            ..words(
+                "Not shared any more",
+                "The copy of this app that was shared with you has ended, or its owner has stopped sharing it.",
+                "This address leads to a copy of your own again.",
+                Next::Reload(None),
+            )
+        },
+        Refusal::NotUp => Words {
+            retry_after_seconds: Some(3),
+            ..words(
+                "One moment",
+                "The copy of this app that is shared with you does not answer just now.",
+                "This page tries again by itself.",
+                Next::Reload(Some(3)),
+            )
+        },
         Refusal::StartTimeout(limit) => words(
             "Did not start in time",
             &format!("The app was given {} and has not answered.", spoken_ms(whole_ms(*limit))),
@@ -186,6 +281,7 @@ fn page(refused: &Refused<'_>, app: &AppId, words: &Words, summary: Option<&str>
         },
         script: matches!(words.next, Next::Retry).then_some(&super::assets::LAUNCH_SCRIPT),
         retry_after_seconds: words.retry_after_seconds,
+        origins: refused.spec.and_then(|spec| origin_of(spec.icon.as_ref())).into_iter().collect(),
         ..Page::new(words.status, format!("{name}: {}", words.says), Frame::InPlaceOfApp, html)
     }
 }
@@ -201,11 +297,13 @@ fn actions(html: &mut Html, refused: &Refused<'_>, words: &Words) {
                 .raw("\"><button class=\"button\">Try again</button></form>");
         }
         (Next::Reload(_) | Next::Retry, _) => {
-            html.raw("<a class=\"button\" href=\"").text(refused.target).raw("\">Try again</a>");
+            let label = if words.status == StatusCode::GONE { "Open your own" } else { "Try again" };
+            html.raw("<a class=\"button\" href=\"").text(refused.target).raw("\">").raw(label).raw("</a>");
         }
         (Next::Account, _) => {
             html.raw("<a class=\"button\" href=\"/_skep/account\">Your account</a>");
         }
+        (Next::Own, _) => drop(html.raw("<a class=\"button\" href=\"/_skep/apps\">What runs for you</a>")),
         (Next::Nothing, _) => {}
     }
     html.raw("<a class=\"button quiet\" href=\"").raw(refused.portal).raw("\">All apps</a></div>\n");

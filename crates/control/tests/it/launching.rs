@@ -24,7 +24,7 @@ async fn the_page_shows_the_stage_and_the_log() {
     until("the boot stage", || world.handle.status(&app("sales"), None).stage == skep_launch::Stage::Boot)
         .await;
     world.doors.write(&id, "\u{1b}[31mloading <data>\u{1b}[0m");
-    let purpose = Purpose::LaunchPage { app: app("sales"), seat };
+    let purpose = Purpose::LaunchPage { app: app("sales"), name: None, seat };
     let page = world.answer(purpose, request("/sales/deep?x=1")).await;
     assert_eq!(page.status, 503);
     assert_eq!((page.header("cache-control"), page.header("retry-after")), ("no-store", "2"));
@@ -40,6 +40,8 @@ async fn the_stream_tells_every_change_until_the_app_is_ready() {
     let world = World::new(shows_logs(), vec![spec("sales", "Sales")]).await;
     let seat = world.claim("sales").unwrap();
     let id = world.instance("sales", false).await;
+    until("the boot stage", || world.handle.status(&app("sales"), None).stage == skep_launch::Stage::Boot)
+        .await;
     let purpose = Purpose::LaunchFollow { app: app("sales"), seat };
     let response = world.call(purpose, request("/sales/")).await;
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
@@ -64,7 +66,8 @@ async fn the_stream_tells_every_change_until_the_app_is_ready() {
     }
     assert_eq!(last["stage"], "ready");
     assert_eq!(last["says"], "The app is ready and opens now.");
-    assert!(opened.elapsed().as_millis() < 900, "{:?}", opened.elapsed());
+    // Not only with the next sign of life, which is sent every ten seconds.
+    assert!(opened.elapsed().as_secs() < 8, "{:?}", opened.elapsed());
 }
 
 #[tokio::test]
@@ -72,7 +75,7 @@ async fn visitors_who_may_not_see_logs_get_none() {
     let world = World::new(ControlConfig::default(), vec![spec("sales", "Sales")]).await;
     let seat = world.claim("sales").unwrap();
     world.instance("sales", false).await;
-    let purpose = Purpose::LaunchPage { app: app("sales"), seat: seat.clone() };
+    let purpose = Purpose::LaunchPage { app: app("sales"), name: None, seat: seat.clone() };
     let page = world.answer(purpose, request("/sales/")).await;
     assert!(!page.text.contains("the first line"));
     let purpose = Purpose::LaunchFollow { app: app("sales"), seat };
@@ -89,7 +92,7 @@ async fn a_place_in_the_line_is_told_and_moves_up() {
     let world = World::new(ControlConfig::default(), vec![spec("sales", "Sales")]).await;
     let seats: Vec<_> = (0..3).map(|_| world.claim("sales").unwrap()).collect();
     world.instance("sales", false).await;
-    let purpose = Purpose::LaunchPage { app: app("sales"), seat: seats[2].clone() };
+    let purpose = Purpose::LaunchPage { app: app("sales"), name: None, seat: seats[2].clone() };
     let page = world.answer(purpose, request("/sales/")).await;
     assert_eq!(page.status, 503);
     let purpose = Purpose::LaunchFollow { app: app("sales"), seat: seats[2].clone() };
@@ -123,7 +126,7 @@ async fn a_failed_start_is_told_and_may_be_tried_again() {
     assert_eq!(last["failure"]["code"], "start-failed", "{last}");
 
     let refusal = world.claim("sales").unwrap_err();
-    let purpose = Purpose::RefusedPage { app: app("sales"), refusal };
+    let purpose = Purpose::RefusedPage { app: app("sales"), name: None, refusal };
     let page = world.answer(purpose, request("/sales/?tab=2")).await;
     assert_eq!(page.status, 503);
     assert!(page.text.contains("there is no interpreter `pyhton3`"), "{}", page.text);

@@ -64,7 +64,10 @@ async fn ada() -> World {
         access: Access { groups: vec!["lab".into()], ..Access::default() },
         ..spec("lab", "Laboratory")
     };
-    let world = World::with_login(LoginConfig::default(), vec![open, lab, spec("sales", "Sales")]).await;
+    // A first wait so long that no machine is slow enough to have it over.
+    let throttle = ThrottleRules { first_wait: Duration::from_secs(60), ..ThrottleRules::default() };
+    let config = LoginConfig { throttle, ..LoginConfig::default() };
+    let world = World::with_login(config, vec![open, lab, spec("sales", "Sales")]).await;
     for (name, admin) in [("Ada", true), ("bob", false)] {
         let password = Some(Secret::new(GOOD.to_owned()));
         let newcomer = Newcomer { name: name.to_owned(), admin, groups: Vec::new(), password };
@@ -81,7 +84,7 @@ async fn events(world: &World, kind: EventKind) -> Vec<(Option<String>, String)>
 }
 
 async fn eventually(world: &World, kind: EventKind, count: usize) -> Vec<(Option<String>, String)> {
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         let found = events(world, kind).await;
         if found.len() >= count {
             return found;
@@ -405,7 +408,11 @@ async fn administrators_keep_users_through_the_api_with_their_password() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guessing_the_confirmation_is_slowed_down() {
     let config = LoginConfig {
-        throttle: ThrottleRules { free_per_account: 2, ..ThrottleRules::default() },
+        throttle: ThrottleRules {
+            free_per_account: 2,
+            first_wait: Duration::from_secs(60),
+            ..ThrottleRules::default()
+        },
         ..LoginConfig::default()
     };
     let world = World::with_login(config, vec![]).await;

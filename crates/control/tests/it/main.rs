@@ -3,6 +3,8 @@
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod api;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
+mod choosing;
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod launching;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod login;
@@ -12,5 +14,7 @@ mod pages;
 mod personal;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod record;
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
+mod sharing;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod world;

@@ -2,7 +2,7 @@
 
 use axum::http::Request;
 use skep_control::{ControlConfig, LoginConfig, Newcomer};
-use skep_edge::Purpose;
+use skep_edge::{Misnamed, Purpose};
 use skep_launch::{Claim, ClaimKind, Outcome};
 use skep_model::{Access, AppSpec, Principal, Secret};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,15 @@ async fn people() -> World {
 
 fn visit(world: &World, id: &str, user: &str) -> Outcome {
     let principal = Principal::User { name: user.parse().unwrap(), groups: Vec::new() };
-    world.handle.claim(Claim { app: app(id), key: None, principal, kind: ClaimKind::HeldPage })
+    world.handle.claim(Claim {
+        app: app(id),
+        name: None,
+        joins: None,
+        chosen: None,
+        key: None,
+        principal,
+        kind: ClaimKind::HeldPage,
+    })
 }
 
 #[tokio::test]
@@ -128,7 +136,7 @@ async fn beside_a_console_host_apps_cannot_end_what_is_anothers() {
         assert_eq!(post(&world, "/_skep/apps/stop", body, &ada).await.status, 303);
     };
     *world.at_console.lock() = false;
-    assert_eq!(page(&world, "/_skep/apps", &ada).await.matches("name=\"instance\"").count(), 1);
+    assert_eq!(page(&world, "/_skep/apps", &ada).await.matches(">End<").count(), 1);
     stop(&bobs).await;
     stop(&adas).await;
     leases.pop();
@@ -153,8 +161,7 @@ async fn only_their_own_instances_end_by_a_users_hand() {
     let bob = log_in(&world, "name=bob&password=plum+tree+in+June").await;
     let eve = log_in(&world, "name=eve&password=plum+tree+in+June").await;
     let ada = log_in(&world, "name=ada&password=plum+tree+in+June").await;
-    let buttons =
-        async |cookie: &str| page(&world, "/_skep/apps", cookie).await.matches("name=\"instance\"").count();
+    let buttons = async |cookie: &str| page(&world, "/_skep/apps", cookie).await.matches(">End<").count();
     assert_eq!((buttons(&ada).await, buttons(&bob).await, buttons(&eve).await), (2, 1, 0));
     assert_eq!(page(&world, "/_skep/apps", &bob).await.matches("you are here").count(), 2);
     let stop = async |id: &str, cookie: &str| {
@@ -172,4 +179,159 @@ async fn only_their_own_instances_end_by_a_users_hand() {
     stop(&ids[1], &ada).await;
     drop(leases);
     until("an administrator ends any", || world.handle.instances().is_empty()).await;
+}
+
+#[tokio::test]
+async fn several_of_ones_own_are_listed_opened_and_ended_by_name() {
+    let world = people().await;
+    world.doors.open();
+    let mut leases = Vec::new();
+    for (user, name) in [("bob", None), ("bob", Some("north")), ("eve", Some("south"))] {
+        let principal = Principal::User { name: user.parse().unwrap(), groups: Vec::new() };
+        let name = name.map(|name| name.parse().unwrap());
+        let claim = Claim {
+            app: app("private"),
+            name,
+            joins: None,
+            chosen: None,
+            key: None,
+            principal,
+            kind: ClaimKind::HeldPage,
+        };
+        let Outcome::Waiting(waiting) = world.handle.claim(claim) else { panic!("cold") };
+        leases.push(waiting.granted().await.unwrap());
+    }
+    let bob = log_in(&world, "name=bob&password=plum+tree+in+June").await;
+    let ada = log_in(&world, "name=ada&password=plum+tree+in+June").await;
+    let his = page(&world, "/_skep/apps", &bob).await;
+    let (yours, others) = his.split_once("Everybody else").unwrap();
+    assert!(yours.contains("<a href=\"/private/\">Private</a>"), "{his}");
+    assert!(yours.contains("<a href=\"/private~north/\">Private · north</a>"), "{his}");
+    assert_eq!(his.matches(">End<").count(), 2);
+    assert!(!his.contains("south") && !his.contains(">eve<"), "what others call theirs is theirs: {his}");
+    assert!(others.contains(">Private<") && !others.contains("href=\"/private/\""), "{his}");
+    assert!(yours.contains("<option value=\"private\"") && !yours.contains("<option value=\"shared\""));
+    let hers = page(&world, "/_skep/apps", &ada).await;
+    assert!(hers.contains("Private · south") && hers.contains(">eve</td>"), "{hers}");
+    assert_eq!(hers.matches(">End<").count(), 3);
+
+    let open = async |query: &str, cookie: &str| {
+        let request = Request::get(format!("/_skep/apps/open?{query}")).header("accept", "text/html");
+        world.answer(Purpose::Own, request.header("cookie", cookie).body("").unwrap()).await
+    };
+    let led = open("app=private&name=My+West", &bob).await;
+    assert_eq!((led.status.as_u16(), led.header("location")), (303, "/private~my-west/"));
+    for query in ["app=private&name=%7E", "app=shared&name=west", "app=nope&name=west", ""] {
+        let refused = open(query, &bob).await;
+        assert_eq!(refused.status, 400, "{query}");
+        assert!(refused.text.contains("role=\"alert\""), "{query}");
+    }
+    assert!(open("app=private&name=%3Cb%3E%22~", &bob).await.header("location").ends_with("~b/"));
+
+    let north = leases[1].upstream().instance.to_string();
+    let body: &'static str = format!("instance={north}").leak();
+    leases.remove(1);
+    post(&world, "/_skep/apps/stop", body, &bob).await;
+    until("the one with the name is gone", || world.handle.instances().len() == 2).await;
+}
+
+#[tokio::test]
+async fn whoever_has_enough_is_led_to_what_they_have() {
+    let world = people().await;
+    for name in [None, Some("north")] {
+        let refusal = skep_launch::Refusal::TooManyOfOne(3);
+        let name = name.map(|name: &str| name.parse().unwrap());
+        let request = Request::get("/private~x/").header("accept", "text/html").body("").unwrap();
+        let purpose = Purpose::RefusedPage { app: app("private"), name, refusal };
+        let answer = world.answer(purpose, request).await;
+        assert_eq!(answer.status, 429);
+        assert!(
+            answer.text.contains("You have 3 of this app") && answer.text.contains("href=\"/_skep/apps\"")
+        );
+    }
+    for (why, words) in [(Misnamed::Shared, "shared by everybody"), (Misnamed::BadName, "A name has 1 to 32")]
+    {
+        let request = Request::get("/shared~x/").header("accept", "text/html").body("").unwrap();
+        let answer = world.answer(Purpose::MisnamedPage { app: app("shared"), why }, request).await;
+        assert_eq!(answer.status, 404);
+        assert!(answer.text.contains(words), "{}", answer.text);
+    }
+}
+
+/// Who leaves takes along what is their own, where the app says so; nobody else's, and nothing shared.
+#[tokio::test]
+async fn what_is_ones_own_ends_when_one_leaves_where_the_app_says_so() {
+    let anyone = || Access { anyone: true, ..Access::default() };
+    let private = |id: &str, stop_on_logout| AppSpec {
+        per_user: true,
+        stop_on_logout,
+        max_instances: 9,
+        access: anyone(),
+        ..spec(id, id)
+    };
+    let shared = AppSpec { stop_on_logout: true, access: anyone(), ..spec("shared", "Shared") };
+    let apps = vec![private("ends", true), private("stays", false), shared];
+    let world = World::with_login(LoginConfig::default(), apps).await;
+    let names = ["ada", "bob", "cyd", "dan"];
+    for name in names {
+        let password = Some(Secret::new(PASSWORD.to_owned()));
+        let newcomer = Newcomer { name: name.to_owned(), admin: name == "ada", groups: Vec::new(), password };
+        world.control.roster().add(newcomer).await.unwrap();
+    }
+    world.control.read_users().await.unwrap();
+    let keeping = tokio::spawn(world.control.clone().keep_users());
+    world.doors.open();
+    for name in names {
+        for id in ["ends", "stays"] {
+            let Outcome::Waiting(waiting) = visit(&world, id, name) else { panic!("cold") };
+            drop(waiting.granted().await.unwrap());
+        }
+    }
+    let Outcome::Waiting(waiting) = visit(&world, "shared", "bob") else { panic!("cold") };
+    drop(waiting.granted().await.unwrap());
+    let running = |id: &str| {
+        let views = world.handle.instances().into_iter().filter(|view| view.app.as_str() == id);
+        let mut owners: Vec<_> =
+            views.filter_map(|view| view.owner?.user().map(|name| name.as_str().to_owned())).collect();
+        owners.sort_unstable();
+        owners
+    };
+    assert_eq!(
+        (running("ends"), running("stays")),
+        (names.map(str::to_owned).to_vec(), names.map(str::to_owned).to_vec())
+    );
+
+    let first = log_in(&world, "name=bob&password=plum+tree+in+June").await;
+    let second = log_in(&world, "name=bob&password=plum+tree+in+June").await;
+    post(&world, "/_skep/logout", "", &first).await;
+    until("bob's is gone, though he is logged in elsewhere", || running("ends") == ["ada", "cyd", "dan"])
+        .await;
+    assert_eq!(page(&world, "/_skep/account", &second).await.matches("bob").count().min(1), 1);
+    let cyd = log_in(&world, "name=cyd&password=plum+tree+in+June").await;
+    post(&world, "/_skep/account/sign-out", "", &cyd).await;
+    until("cyd's is gone", || running("ends") == ["ada", "dan"]).await;
+    world.control.roster().set_disabled("dan", true).await.unwrap();
+    until("dan's is gone", || running("ends") == ["ada"]).await;
+    world
+        .control
+        .roster()
+        .set_password("ada", Some(Secret::new("pear tree in July".to_owned())))
+        .await
+        .unwrap();
+    world
+        .control
+        .roster()
+        .add(Newcomer {
+            name: "eve".to_owned(),
+            admin: false,
+            groups: Vec::new(),
+            password: Some(Secret::new(PASSWORD.to_owned())),
+        })
+        .await
+        .unwrap();
+    log_in(&world, "name=eve&password=plum+tree+in+June").await;
+    assert_eq!(running("ends"), ["ada"], "a new password ends no app");
+    assert_eq!(running("stays"), names);
+    assert!(world.handle.instances().iter().any(|view| view.app.as_str() == "shared"));
+    keeping.abort();
 }

@@ -18,7 +18,7 @@ fn event(detail: String) -> Event {
 
 /// Runs SQL from another process, as whoever damages a store would.
 fn sql(world: &World, statement: &str) {
-    let program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=10); \
+    let program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=60); \
                    c.execute(sys.argv[2]); c.commit(); c.close()";
     let path = world.folder.path().join("skep.db");
     let status = Command::new("python3").args(["-c", program]).arg(path).arg(statement).status().unwrap();
@@ -49,14 +49,14 @@ async fn events_wait_for_a_store_that_fails_and_nothing_is_lost() {
     for n in 0..2_000 {
         events.send(event(n.to_string())).await.unwrap();
     }
-    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
     while !degraded(&world).await {
         assert!(tokio::time::Instant::now() < end, "the failure is not told");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     sql(&world, "ALTER TABLE hidden RENAME TO journal");
     drop(events);
-    tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), task).await.unwrap().unwrap();
     let records = journal.after(0, 5_000, &Filter::default()).await.unwrap();
     assert_eq!(records.len(), 2_001);
     assert!(records[1..].iter().map(|r| r.event.detail.clone()).eq((0..2_000).map(|n| n.to_string())));
@@ -78,7 +78,7 @@ async fn what_a_failing_store_costs_is_written_down() {
     until("every event to be taken", || events.capacity() == events.max_capacity()).await;
     sql(&world, "ALTER TABLE hidden RENAME TO journal");
     drop(events);
-    tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), task).await.unwrap().unwrap();
     let records = world.store.journal().after(0, 20_000, &Filter::default()).await.unwrap();
     let gap = records.iter().position(|record| record.event.kind == EventKind::Gap).unwrap();
     assert_eq!(gap + 1, records.len(), "the newest were lost");

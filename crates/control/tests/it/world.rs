@@ -19,8 +19,8 @@ use skep_edge::{CallBody, Client, ControlCall, Purpose, ReplyBody};
 use skep_identity::{KeyRing, LoginCookie, SessionSealer};
 use skep_launch::driver::{self, DriverConfig};
 use skep_launch::{
-    Adopted, Backend, BackendError, BackendEvent, Claim, ClaimKind, Dial, ExitReport, Handle, LaunchOrder,
-    Launched, LogQuery, Outcome, ProgressSink, SeatKey, Stage, Stats, Stream,
+    Adopted, Backend, BackendError, BackendEvent, Claim, ClaimKind, Dial, EndedBy, ExitReport, Handle,
+    LaunchOrder, Launched, LogQuery, Outcome, ProgressSink, SeatKey, Stage, Stats, Stream,
 };
 use skep_model::{
     Access, AppId, AppSpec, BackendKind, Framework, Health, Hold, InstanceId, Limits, Mount, Prefix,
@@ -42,7 +42,10 @@ pub(crate) fn spec(id: &str, title: &str) -> AppSpec {
         mount: Mount::of(&app(id)),
         title: title.to_owned(),
         description: format!("What {id} shows"),
+        max_instances_per_user: 5,
+        parameters: Default::default(),
         icon: None,
+        section: None,
         framework: Framework::Command,
         prefix: Prefix::Strip,
         source: Source::Folder { dir: "/nowhere".into(), entry: None },
@@ -55,8 +58,9 @@ pub(crate) fn spec(id: &str, title: &str) -> AppSpec {
         min_seats: 0,
         max_instances: 1,
         per_user: false,
-        start_timeout: Duration::from_secs(20),
-        idle_timeout: Duration::from_secs(60),
+        stop_on_logout: false,
+        start_timeout: Duration::from_secs(120),
+        idle_timeout: Duration::from_secs(600),
         inactivity_timeout: None,
         max_lifetime: None,
         max_waiting: 10,
@@ -155,6 +159,7 @@ impl Backend for Doors {
             signal: None,
             out_of_memory: false,
             last_lines: Vec::new(),
+            ended_by: EndedBy::Itself,
         };
         async { Ok(report) }.boxed()
     }
@@ -262,9 +267,10 @@ impl World {
         let exposition = skep_telemetry::install().unwrap();
         // Nobody carries out orders to the server here.
         let (orders, _) = mpsc::channel(1);
-        let deps =
-            Deps { handle: handle.clone(), backends, store: store.clone(), exposition, config, orders };
         let keys = Arc::new(KeyRing::ephemeral().unwrap());
+        let (handle_of, store_of, keys_of) = (handle.clone(), store.clone(), Arc::clone(&keys));
+        let deps =
+            Deps { handle: handle_of, backends, store: store_of, exposition, config, keys: keys_of, orders };
         let control = match login {
             None => Control::new(deps),
             Some(config) => Control::with_login(deps, LoginDeps { keys: Arc::clone(&keys), journal, config }),
@@ -320,7 +326,7 @@ impl World {
         let principal = self.principal(request.headers());
         let call = ControlCall { purpose, request, client, principal, reply };
         assert!(self.calls.send(call).await.is_ok());
-        tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(60), answer).await.unwrap().unwrap()
     }
 
     pub(crate) async fn answer(&self, purpose: Purpose, request: Request<impl Into<Bytes>>) -> Answer {
@@ -345,12 +351,31 @@ impl World {
 
     /// A page load's claim that has to wait. The seat keeps its place, as the edge's page loads do.
     pub(crate) fn claim(&self, id: &str) -> Result<SeatKey, skep_launch::Refusal> {
-        let claim = Claim { app: app(id), key: None, principal: Principal::Anonymous, kind: ClaimKind::Page };
+        let claim = Claim {
+            app: app(id),
+            name: None,
+            joins: None,
+            chosen: None,
+            key: None,
+            principal: Principal::Anonymous,
+            kind: ClaimKind::Page,
+        };
         match self.handle.claim(claim) {
             Outcome::Waiting(waiting) => Ok(waiting.key()),
             Outcome::Granted(lease) => Ok(lease.key()),
             Outcome::Refused(refusal) => Err(refusal),
         }
+    }
+
+    /// Waits until the journal has so many records: they are written behind whatever they tell of.
+    pub(crate) async fn recorded(&self, count: i64) {
+        let journal = self.store.journal();
+        let written = async {
+            while journal.last_seq().await.unwrap() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), written).await.unwrap();
     }
 
     /// Waits until the app has an instance in this state.
@@ -371,7 +396,7 @@ impl World {
 pub(crate) async fn read(response: Response<Body>) -> Answer {
     let (head, body) = response.into_parts();
     let body =
-        tokio::time::timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
+        tokio::time::timeout(Duration::from_secs(60), body.collect()).await.unwrap().unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, text: String::from_utf8(body.to_vec()).unwrap() }
 }
 
@@ -397,7 +422,7 @@ impl Lines {
                 }
                 continue;
             }
-            let frame = tokio::time::timeout(Duration::from_secs(15), self.body.frame()).await.unwrap()?;
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame()).await.unwrap()?;
             let data = frame.unwrap().into_data().unwrap();
             self.rest.push_str(std::str::from_utf8(&data).unwrap());
         }
@@ -408,9 +433,9 @@ impl Lines {
     }
 }
 
-/// Waits for something to become true, at most fifteen seconds.
+/// Waits for something to become true, at most a minute.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = tokio::time::Instant::now() + Duration::from_secs(15);
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(tokio::time::Instant::now() < end, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -20,15 +20,18 @@ use hyper::body::Incoming;
 use skep_launch::Upstream;
 use skep_model::Prefix;
 
-use crate::body::RequestBody;
+use crate::body::{BrokenBody, RequestBody};
 use crate::control_call::Client;
+use crate::deadline::Late;
+use crate::digits;
 use crate::pool::{ConnectError, Link, Pool};
 use crate::sanitize::host::Authority;
 use crate::sanitize::{self, connection_options};
-use crate::visit::SKEP_LAUNCH;
+use crate::visit::{self, SKEP_LAUNCH};
 
 /// Cookies that are ours: they never reach an app, and an app cannot set them.
-const OUR_COOKIES: [&str; 4] = ["skep-seat", "__Host-skep", "skep", "skep-guest"];
+const OUR_COOKIES: [&str; 6] =
+    ["skep-seat", "__Host-skep", "skep", "skep-guest", "skep-share", "skep-choice"];
 
 /// Hop-by-hop fields, and those we answer for ourselves; families of fields that say who somebody is or where a request
 /// came from.
@@ -167,7 +170,8 @@ pub(crate) fn own_head(headers: &mut HeaderMap) {
 
 /// `X-Forwarded-For`: what a trusted proxy said, then the peer itself.
 fn chain(said: &HeaderMap, onward: &Onward<'_>) -> String {
-    let peer = onward.peer.to_canonical().to_string();
+    let mut peer = String::with_capacity(15);
+    digits::address(&mut peer, onward.peer.to_canonical());
     if !onward.trusted {
         return peer;
     }
@@ -191,7 +195,12 @@ fn dropped(said: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
 
 /// Says of each field whether `Connection` lists it.
 fn listed(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
-    let any = headers.contains_key(CONNECTION);
+    // The fields these words would be the names of stay behind anyway; most heads list nothing else.
+    let stays = |option: &str| {
+        ["keep-alive", "upgrade", "te"].iter().any(|name| option.eq_ignore_ascii_case(name))
+            || option.eq_ignore_ascii_case("close") && !headers.contains_key("close")
+    };
+    let any = !connection_options(headers).all(stays);
     move |name| any && connection_options(headers).any(|option| option.eq_ignore_ascii_case(name.as_str()))
 }
 
@@ -204,15 +213,14 @@ fn is_ours(cookie: &str) -> bool {
 fn add_cookies(headers: &mut HeaderMap, said: &HeaderMap) {
     let mut values = said.get_all(COOKIE).iter();
     let Some(first) = values.next() else { return };
-    let ours = |value: &HeaderValue| value.as_bytes().windows(4).any(|window| window == b"skep");
+    let ours = |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"skep").is_some();
     if values.next().is_none() && !ours(first) {
         headers.insert(COOKIE, first.clone());
         return;
     }
     let mut kept: Vec<u8> = Vec::new();
     for value in said.get_all(COOKIE) {
-        for cookie in value.as_bytes().split(|&b| b == b';') {
-            let cookie = cookie.trim_ascii();
+        for cookie in visit::pairs(value.as_bytes()) {
             // Bytes beyond ASCII do not stand in our names.
             let ours = std::str::from_utf8(cookie).is_ok_and(is_ours);
             if cookie.is_empty() || ours {
@@ -358,6 +366,9 @@ pub(crate) enum Broken {
     Answer(hyper::Error),
     #[error("the app did not begin to answer within {0:?}")]
     Slow(Duration),
+    /// Not the app's fault.
+    #[error("{0}")]
+    Body(#[from] BrokenBody),
 }
 
 impl Broken {
@@ -366,6 +377,7 @@ impl Broken {
             Self::Connect(ConnectError::Budget(_)) => 503,
             Self::Connect(_) | Self::Answer(_) => 502,
             Self::Slow(_) => 504,
+            Self::Body(_) => 400,
         }
     }
 
@@ -375,6 +387,7 @@ impl Broken {
             Self::Connect(_) => "app-unreachable",
             Self::Answer(_) => "app-broke-off",
             Self::Slow(_) => "app-silent",
+            Self::Body(_) => "bad-body",
         }
     }
 }
@@ -412,12 +425,15 @@ pub(crate) async fn send(
         };
         let state = (repeatable && link.used).then(|| body.state());
         let sent = link.sender.try_send_request(make(body));
-        let answer = tokio::time::timeout(answer_timeout, sent).await;
+        let answer = pool.deadlines.within(answer_timeout, sent).await;
         let mut error = match answer {
-            Err(_) => return Err((Broken::Slow(answer_timeout), None)),
+            Err(Late) => return Err((Broken::Slow(answer_timeout), None)),
             Ok(Ok(response)) => return Ok((response, link)),
             Ok(Err(error)) => error,
         };
+        if let Some(broken) = BrokenBody::within(error.error()) {
+            return Err((broken.into(), None));
+        }
         let unsent = error.take_message().map(Request::into_body);
         perhaps_sent |= unsent.is_none();
         match unsent.or_else(|| state.map(|state| RequestBody::empty(&state))) {

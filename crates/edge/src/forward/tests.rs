@@ -19,7 +19,7 @@ impl Dial for Nowhere {
 fn upstream(prefix: Prefix, base_path: &str) -> Upstream {
     let app: skep_model::AppId = "sales".parse().unwrap();
     let instance = skep_model::InstanceId::new(app.clone(), 1);
-    Upstream { app, instance, prefix, base_path: base_path.to_owned(), dial: Arc::new(Nowhere) }
+    Upstream { app, name: None, instance, prefix, base_path: base_path.to_owned(), dial: Arc::new(Nowhere) }
 }
 
 fn head(fields: &[(&'static str, &str)]) -> HeaderMap {

@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     async fn more(&mut self) -> std::io::Result<usize> {
         let read = self.stream.read_buf(&mut self.buffer);
-        tokio::time::timeout(Duration::from_secs(20), read).await.expect("an answer within 20 s")
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("an answer within 60 s")
     }
 
     /// Waits for bytes, exactly as many.

@@ -8,7 +8,9 @@ use crate::world::{Setup, World, eventually};
 
 #[tokio::test]
 async fn both_sides_keep_their_connections() {
-    let world = World::start().await;
+    let limits =
+        skep_edge::Limits { upstream_idle: std::time::Duration::from_secs(600), ..Default::default() };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
     world.warm_up().await;
     let before = world.app.connections.load(SeqCst);
     let mut client = world.client().await;
@@ -213,6 +215,46 @@ async fn a_client_that_leaves_ends_its_request() {
 }
 
 #[tokio::test]
+async fn an_upload_broken_off_is_the_clients_doing() {
+    let world = World::start().await;
+    world.warm_up().await;
+    for (path, length) in
+        [("/keep/cut", "Content-Length: 100000"), ("/keep/cut", "Transfer-Encoding: chunked")]
+    {
+        let before = world.seen().len();
+        let mut client = world.client().await;
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n5\r\nhello")).await;
+        eventually("the request at the app", || (world.seen().len() > before).then_some(())).await;
+        drop(client);
+    }
+    let mut half = world.client().await;
+    half.send("POST /keep/cut HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhello").await;
+    half.stream.shutdown().await.unwrap();
+    assert!(half.rest().await.is_empty(), "nobody is left to be answered");
+    for line in &world.logged("/keep/cut", 3).await {
+        assert_eq!(
+            (&line["status"], &line["note"]),
+            (&499.into(), &"the client broke off its upload".into())
+        );
+    }
+    let mut client = world.client().await;
+    assert_eq!(client.get("/keep/x").await.status, 200, "the instance is not suspected");
+}
+
+#[tokio::test]
+async fn a_body_that_is_chunked_wrongly_is_refused() {
+    let world = World::start().await;
+    world.warm_up().await;
+    let mut client = world.client().await;
+    client
+        .send("POST /keep/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nxyz\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "bad-body"));
+    assert!(client.rest().await.is_empty(), "the connection ends");
+}
+
+#[tokio::test]
 async fn health_is_answered_in_the_edge_and_the_rest_elsewhere() {
     let world = World::start().await;
     let mut client = world.client().await;
@@ -249,7 +291,7 @@ async fn routes_change_while_connections_stay() {
 #[tokio::test]
 async fn a_busy_control_runtime_is_a_503() {
     let limits =
-        skep_edge::Limits { control_timeout: std::time::Duration::from_millis(300), ..Default::default() };
+        skep_edge::Limits { control_timeout: std::time::Duration::from_secs(2), ..Default::default() };
     let world = World::with(Setup { limits, ..Setup::default() }).await;
     let stuck = world.control_stuck.clone().lock_owned().await;
     let asking: Vec<_> = (0..40)

@@ -15,7 +15,7 @@ const SMUGGLED: &str = "GET /keep/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
 async fn refused(world: &World, name: &str, bytes: &[u8], status: u16) {
     let mut client = world.client().await;
     client.send(bytes).await;
-    let rest = tokio::time::timeout(Duration::from_secs(5), client.rest()).await;
+    let rest = tokio::time::timeout(Duration::from_secs(60), client.rest()).await;
     let rest = rest.unwrap_or_else(|_| panic!("{name}: the connection stays open: {client:?}"));
     let text = String::from_utf8_lossy(&rest).into_owned();
     assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {text:?}");

@@ -14,20 +14,20 @@ async fn limited(limits: Limits) -> World {
 }
 
 fn short() -> Limits {
-    let second = Duration::from_secs(1);
+    let short = Duration::from_secs(3);
     Limits {
-        head_timeout: second,
-        keep_alive: second,
-        body_stall: second,
-        write_stall: second,
+        head_timeout: short,
+        keep_alive: short,
+        body_stall: short,
+        write_stall: short,
         ..Limits::default()
     }
 }
 
-/// The connection ends, within a few seconds, after at most these bytes.
+/// The connection ends after at most these bytes.
 async fn dropped(client: &mut Client, most: usize) {
     let rest =
-        tokio::time::timeout(Duration::from_secs(8), client.rest()).await.expect("the connection's end");
+        tokio::time::timeout(Duration::from_secs(60), client.rest()).await.expect("the connection's end");
     assert!(rest.len() <= most, "{}", String::from_utf8_lossy(&rest));
 }
 
@@ -72,7 +72,7 @@ async fn a_trickling_body_ends_the_connection() {
     let mut client = world.client().await;
     client.send("POST /keep/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await;
     let trickle = async {
-        for _ in 0..80 {
+        for _ in 0..600 {
             if tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"x").await.is_err() {
                 return;
             }
@@ -89,7 +89,7 @@ async fn a_chunked_request_may_wait_for_its_answer() {
     let mut client = world.client().await;
     client.send("POST /keep/wait HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
     eventually("the request at the app", || (world.seen().len() == 1).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(7000)).await;
     world.app.go_on.notify_one();
     assert_eq!(client.answer().await.text(), "hi");
 }
@@ -98,14 +98,16 @@ async fn a_chunked_request_may_wait_for_its_answer() {
 async fn a_client_that_takes_nothing_is_dropped() {
     let world = limited(short()).await;
     let mut clients = Vec::new();
-    for _ in 0..4 {
+    for n in 0..4 {
         let mut client = world.client().await;
         for _ in 0..20 {
-            client.send("GET /keep/big HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+            client.send(format!("GET /keep/big{n} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
         }
         clients.push(client);
     }
-    eventually("the connections", || (world.edge.open_connections() == 4).then_some(())).await;
+    // Each of them got as far as the app; that it is there still may be over by the time it is asked.
+    let asked = |n: u32| world.seen().iter().any(|seen| seen.line().contains(&format!("/big{n} ")));
+    eventually("a request of each", || (0..4).all(asked).then_some(())).await;
     eventually("the connections' end", || (world.edge.open_connections() == 0).then_some(())).await;
 }
 

@@ -7,12 +7,16 @@ mod app;
 mod client;
 mod encrypted;
 mod forwarding;
+mod guests;
 mod handing_over;
 mod holding;
 mod hygiene;
 mod launch_page;
 mod limits;
 mod login;
+mod named;
+mod services;
+
 mod static_sites;
 mod tunnels;
 mod world;

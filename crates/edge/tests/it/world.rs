@@ -17,8 +17,8 @@ use skep_edge::{
 use skep_identity::{Admission, KeyRing};
 use skep_launch::driver::{self, DriverConfig};
 use skep_launch::{
-    Adopted, Backend, BackendError, BackendEvent, Dial, ExitReport, Handle, LaunchOrder, Launched, LogQuery,
-    ProgressSink, Stats,
+    Adopted, Backend, BackendError, BackendEvent, Dial, EndedBy, ExitReport, Handle, LaunchOrder, Launched,
+    LogQuery, ProgressSink, Stats,
 };
 use skep_model::{
     Access, AppId, AppSpec, BackendKind, Framework, Health, Hold, InstanceId, Limits as AppLimits, Mount,
@@ -80,7 +80,8 @@ impl Backend for Apps {
 
 fn exit(reason: &str, code: i32) -> ExitReport {
     let reason = reason.to_owned();
-    ExitReport { reason, code: Some(code), signal: None, out_of_memory: false, last_lines: vec![] }
+    let ended_by = EndedBy::Itself;
+    ExitReport { reason, code: Some(code), signal: None, out_of_memory: false, last_lines: vec![], ended_by }
 }
 
 pub(crate) struct World {
@@ -115,6 +116,7 @@ pub(crate) fn spec(id: &str, prefix: Prefix) -> AppSpec {
         title: id.to_owned(),
         description: String::new(),
         icon: None,
+        section: None,
         framework: Framework::Command,
         prefix,
         source: Source::Folder { dir: "/nowhere".into(), entry: None },
@@ -127,7 +129,10 @@ pub(crate) fn spec(id: &str, prefix: Prefix) -> AppSpec {
         min_seats: 0,
         max_instances: 4,
         per_user: false,
-        start_timeout: Duration::from_secs(20),
+        max_instances_per_user: 3,
+        parameters: Default::default(),
+        stop_on_logout: false,
+        start_timeout: Duration::from_secs(120),
         idle_timeout: Duration::from_secs(600),
         inactivity_timeout: None,
         max_lifetime: None,
@@ -299,6 +304,12 @@ impl World {
         self.routes.send(Arc::new(RouteTable::new(&specs))).unwrap();
     }
 
+    /// Publishes services beside the usual apps.
+    pub(crate) fn publish_services(&self, services: Vec<Arc<skep_edge::ServiceRoute>>) {
+        let specs = [spec("keep", Prefix::Keep), spec("strip", Prefix::Strip)].map(Arc::new);
+        self.routes.send(Arc::new(RouteTable::with_services(&specs, &services))).unwrap();
+    }
+
     /// The access log's lines that name this path, once there are so many.
     pub(crate) async fn logged(&self, path: &str, count: usize) -> Vec<serde_json::Value> {
         eventually("the access log line", || {
@@ -311,14 +322,14 @@ impl World {
     }
 }
 
-/// Waits for a condition, ten seconds at most.
+/// Waits for a condition, a minute at most.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < end, "{what} within 10 s");
+        assert!(Instant::now() < end, "{what} within 60 s");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -337,15 +348,17 @@ async fn answer_calls(
             Purpose::LaunchPage { app, .. } => format!("launch-page {app}"),
             Purpose::LaunchFollow { app, .. } => format!("launch-follow {app}"),
             Purpose::LaunchRetry { app } => format!("launch-retry {app}"),
-            Purpose::RefusedPage { app, refusal } => format!("refused-page {app} {}", refusal.code()),
-            Purpose::DeniedPage { app } => format!("denied-page {app}"),
+            Purpose::RefusedPage { app, refusal, .. } => format!("refused-page {app} {}", refusal.code()),
+            Purpose::MisnamedPage { app, why } => format!("misnamed-page {app} {}", why.code()),
+            Purpose::DeniedPage { app } => format!("denied-page {}", app.id),
             Purpose::BrokenPage { app, .. } => format!("broken-page {app}"),
+            Purpose::NoTaskPage { service } => format!("no-task-page {}", service.id),
         };
         let (parts, body) = call.request.into_parts();
         let line = format!("{purpose}: {} {}", parts.method, parts.uri);
         seen.lock().push(line.clone());
         let status = match call.purpose {
-            Purpose::LaunchPage { .. } => 503,
+            Purpose::LaunchPage { .. } | Purpose::NoTaskPage { .. } => 503,
             Purpose::DeniedPage { .. } => 403,
             Purpose::BrokenPage { .. } => 502,
             _ => 200,

@@ -101,6 +101,15 @@ async fn read(body: Incoming) -> anyhow::Result<Vec<u8>> {
     Ok(collected.to_bytes().to_vec())
 }
 
+/// What the server says is wrong, read from its answer.
+pub(crate) async fn refused(answer: http::Response<Incoming>) -> anyhow::Error {
+    let status = answer.status();
+    match read(answer.into_body()).await {
+        Ok(body) => refusal(status, &body),
+        Err(error) => error,
+    }
+}
+
 /// What the server says is wrong, in its own words.
 fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -46,6 +46,7 @@ fn list_json(config: &Config) -> anyhow::Result<()> {
             let (dir, image) = match &app.source {
                 Source::Folder { dir, .. } => (Some(dir), None),
                 Source::Image(image) => (None, Some(&image.name)),
+                Source::Service(_) => (None, None),
             };
             json!({
                 "id": app.id, "mount": app.mount.as_str(), "title": app.title, "framework": app.framework,
@@ -66,6 +67,7 @@ fn list(config: &Config) -> anyhow::Result<()> {
         let kind = match &app.source {
             Source::Folder { .. } => app.framework.name(),
             Source::Image(_) => "image",
+            Source::Service(_) => "service",
         };
         writeln!(stdout, "{:width$}  {kind:13} {}", app.mount.as_str(), app.title)?;
     }

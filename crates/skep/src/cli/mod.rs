@@ -2,9 +2,11 @@
 //!
 //! Data goes to stdout, reports and progress to stderr. Exit status 0: done, 1: failed, 2: wrong usage.
 
+mod agent;
 mod client;
 mod config_check;
 mod doctor;
+mod exec;
 mod key;
 pub(crate) mod paint;
 mod running;
@@ -55,6 +57,8 @@ enum Command {
     Ps(running::PsArgs),
     /// Prints what an app writes
     Logs(running::LogsArgs),
+    /// Runs a program in an instance, a shell for example
+    Exec(exec::ExecArgs),
     /// Stops instances, once their visitors have been seen off
     Stop(running::StopTarget),
     /// Gives new visitors new instances
@@ -78,6 +82,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Replaces the running server by the program installed now; nobody notices
     Upgrade,
+    /// Serves a server elsewhere on this node of a Docker Swarm
+    Agent(agent::AgentArgs),
     /// Turns another server's config into Skep's
     Import {
         #[command(subcommand)]
@@ -120,7 +126,7 @@ pub(crate) struct ServeArgs {
     pub(crate) insecure_http_login: bool,
     /// Where users, grants and the journal are kept, instead of the config's `server.database`: a SQLite file or
     /// postgres://… [default: skep.db in the data folder]
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION", env = "SKEP_STORE", hide_env_values = true)]
     pub(crate) store: Option<String>,
 }
 
@@ -174,12 +180,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => crate::serve::run(&cli.everywhere, args),
         Command::Ps(args) => running::ps(&cli.everywhere, &args),
+        Command::Exec(args) => exec::exec(&cli.everywhere, args),
         Command::Logs(args) => running::logs(&cli.everywhere, &args),
         Command::Stop(args) => running::stop(&cli.everywhere, &args),
         Command::Restart(args) => running::restart(&cli.everywhere, &args),
         Command::User { command } => user::run(&cli.everywhere, command),
         Command::Key { command } => key::run(&cli.everywhere, command),
         Command::Upgrade => running::upgrade(&cli.everywhere),
+        Command::Agent(args) => agent::run(args),
         Command::Import { command } => crate::import::run(&command),
         Command::Config { command: ConfigCommand::Check(args) } => config_check::run(&args),
         Command::Doctor(args) => doctor::run(&cli.everywhere, &args),

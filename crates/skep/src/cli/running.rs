@@ -67,8 +67,14 @@ pub(crate) fn ps(everywhere: &Everywhere, args: &PsArgs) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+const NAME_COLUMN: usize = 9;
+
 fn instances_table(rows: &[Value]) -> Vec<Vec<String>> {
-    let head = ["INSTANCE", "STATE", "SEATS", "PID", "STARTED", "READY", "CPU", "MEMORY", "USER"];
+    // On one machine it would say the same in every line.
+    let nodes = rows.iter().any(|row| row["node"].as_str().is_some_and(|node| node != "local"));
+    let names = rows.iter().any(|row| row["name"].is_string());
+    let head =
+        ["INSTANCE", "STATE", "SEATS", "PID", "STARTED", "READY", "CPU", "MEMORY", "USER", "NAME", "NODE"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
@@ -83,7 +89,15 @@ fn instances_table(rows: &[Value]) -> Vec<Vec<String>> {
             row["cpu"].as_f64().map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.1} s")),
             number("memory").map_or_else(|| "-".to_owned(), mebibytes),
             text("user"),
+            text("name"),
+            text("node"),
         ]);
+    }
+    if !nodes {
+        table.iter_mut().for_each(|row| drop(row.pop()));
+    }
+    if !names {
+        table.iter_mut().for_each(|row| drop(row.remove(NAME_COLUMN)));
     }
     table
 }
@@ -195,5 +209,12 @@ mod tests {
             "a.0000000000000001  ready  1/20   7    2026-01-02 03:04:05  12 ms  0.2 s  5 MiB   -"
         );
         assert_eq!(lines[0].find("PID"), lines[1].find('7'));
+        let mut far = rows.clone();
+        far[0]["node"] = "node2".into();
+        let table = instances_table(&far);
+        assert_eq!((table[0][9].as_str(), table[1][9].as_str()), ("NODE", "node2"));
+        far[0]["name"] = "north".into();
+        let table = instances_table(&far);
+        assert_eq!((table[0][9].as_str(), table[1][9].as_str()), ("NAME", "north"));
     }
 }

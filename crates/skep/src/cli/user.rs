@@ -43,7 +43,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// As `skep serve --store`; only looked at when no server runs
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION", env = "SKEP_STORE", hide_env_values = true)]
     store: Option<String>,
 }
 

@@ -7,18 +7,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use skep_model::{BackendKind, Framework, Hold, Prefix, SecretFile};
+use skep_model::{BackendKind, Framework, Hold, Icon, Prefix, RemoteImage, SecretFile, names_image};
 use toml::de::DeValue;
 
 use super::container_keys::ContainerKeys;
 use super::document::{Placed, Section, read_text, read_texts, unexpected};
+use super::parameter_keys::ParameterKeys;
 
 /// One layer of an app's description.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AppKeys {
     pub(crate) title: Option<String>,
     pub(crate) description: Option<String>,
-    pub(crate) icon: Option<String>,
+    pub(crate) icon: Option<Placed<Icon>>,
+    pub(crate) section: Option<String>,
     pub(crate) command: Option<Vec<String>>,
     pub(crate) framework: Option<Framework>,
     pub(crate) prefix: Option<Prefix>,
@@ -32,6 +34,9 @@ pub(crate) struct AppKeys {
     pub(crate) min_seats: Option<Placed<u32>>,
     pub(crate) max_instances: Option<Placed<u32>>,
     pub(crate) per_user: Option<bool>,
+    pub(crate) max_instances_per_user: Option<u32>,
+    pub(crate) parameters: ParameterKeys,
+    pub(crate) stop_on_logout: Option<bool>,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) inactivity_timeout: Option<Option<Duration>>,
@@ -56,7 +61,8 @@ impl AppKeys {
         let mut keys = Self {
             title: section.parsed("title", "write a short text in quotes", one_line),
             description: section.text("description"),
-            icon: section.parsed("icon", "name a file in the app's folder, or one emoji", icon),
+            icon: section.placed("icon", ICON_MEND, |value| icon(&read_text(value)?, base)),
+            section: section.parsed("section", "write a short text in quotes", one_line),
             command: section.get(
                 "command",
                 "write `command = [\"./server\", \"--port\", \"{port}\"]`",
@@ -74,6 +80,8 @@ impl AppKeys {
             min_seats: section.whole_placed("min_seats", 0, 1_000_000),
             max_instances: section.whole_placed("max_instances", 1, 100_000),
             per_user: section.flag("per_user"),
+            max_instances_per_user: section.whole("max_instances_per_user", 1, 1000),
+            stop_on_logout: section.flag("stop_on_logout"),
             start_timeout: section.positive_duration("start_timeout"),
             idle_timeout: section.duration("idle_timeout"),
             inactivity_timeout: section.duration_or_never("inactivity_timeout"),
@@ -86,6 +94,7 @@ impl AppKeys {
             ),
             run_as: section.placed("run_as", "name a user of this machine", read_text),
             hold: section.parsed("hold", "write \"page\" or \"wait\"", hold),
+            parameters: ParameterKeys::read(section),
             container: ContainerKeys::read(section, base),
             env: section.text_map("env", env_name).unwrap_or_default(),
             ..Self::default()
@@ -143,11 +152,13 @@ impl AppKeys {
             title: self.title.or(lower.title),
             description: self.description.or(lower.description),
             icon: self.icon.or(lower.icon),
+            section: self.section.or(lower.section),
             command: self.command.or(lower.command),
             framework: self.framework.or(lower.framework),
             prefix: self.prefix.or(lower.prefix),
             image: self.image.or(lower.image),
             backend: self.backend.or(lower.backend),
+            parameters: self.parameters.over(lower.parameters),
             container: self.container.over(lower.container),
             env,
             secrets,
@@ -156,6 +167,8 @@ impl AppKeys {
             min_seats: self.min_seats.or(lower.min_seats),
             max_instances: self.max_instances.or(lower.max_instances),
             per_user: self.per_user.or(lower.per_user),
+            max_instances_per_user: self.max_instances_per_user.or(lower.max_instances_per_user),
+            stop_on_logout: self.stop_on_logout.or(lower.stop_on_logout),
             start_timeout: self.start_timeout.or(lower.start_timeout),
             idle_timeout: self.idle_timeout.or(lower.idle_timeout),
             inactivity_timeout: self.inactivity_timeout.or(lower.inactivity_timeout),
@@ -176,7 +189,7 @@ impl AppKeys {
     }
 }
 
-fn one_line(text: &str) -> Result<String, String> {
+pub(crate) fn one_line(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
         return Err("must be one line of 1 to 200 characters".to_owned());
@@ -184,17 +197,27 @@ fn one_line(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A relative path that stays in the folder, or something short without ASCII letters (an emoji).
-fn icon(text: &str) -> Result<String, String> {
-    let emoji = !text.is_empty() && text.chars().count() <= 8 && !text.is_ascii();
-    let path = Path::new(text);
-    let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    let hidden = text.split('/').any(|part| part.starts_with('.'));
-    if emoji || (!text.is_empty() && inside && !hidden) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("is \"{text}\", neither a file in the app's folder nor an emoji"))
+pub(super) const ICON_MEND: &str =
+    "name an image file (.png, .jpg, .webp, .gif, .svg, .ico), the https:// address of one, or an emoji";
+
+/// An address, a file by its whole path, one that stays in the folder, or something short without ASCII letters (an emoji).
+pub(super) fn icon(text: &str, base: &Path) -> Result<Icon, String> {
+    let wrong = || Err(format!("is \"{text}\", neither an image file, nor the address of one, nor an emoji"));
+    if text.contains("://") {
+        return RemoteImage::parse(text).map_or_else(wrong, |image| Ok(Icon::Remote(image)));
     }
+    let path = Path::new(text);
+    if names_image(text) {
+        let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let hidden = text.split('/').any(|part| part.starts_with('.'));
+        return match path.is_absolute() {
+            true => Ok(Icon::File(path.to_owned())),
+            false if inside && !hidden => Ok(Icon::Within { dir: base.to_owned(), name: text.to_owned() }),
+            false => wrong(),
+        };
+    }
+    let emoji = !text.is_empty() && text.chars().count() <= 8 && !text.is_ascii();
+    if emoji { Ok(Icon::Emoji(text.to_owned())) } else { wrong() }
 }
 
 fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
@@ -241,7 +264,7 @@ fn split_words(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-fn prefix(text: &str) -> Result<Prefix, String> {
+pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
     match text {
         "keep" => Ok(Prefix::Keep),
         "strip" => Ok(Prefix::Strip),
@@ -288,7 +311,7 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
 }
 
 /// CPUs in thousandths, from a whole number or a fraction.
-fn cpu_millis(value: &DeValue<'_>) -> Result<u32, String> {
+pub(super) fn cpu_millis(value: &DeValue<'_>) -> Result<u32, String> {
     let wrong = || unexpected(value, "a number of CPUs from 0.01 to 4096");
     let text = match value {
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),

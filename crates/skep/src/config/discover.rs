@@ -303,7 +303,10 @@ pub(crate) fn own_keys(file: &Path, text: &str) -> Result<AppKeys, Problems> {
     let document = Document::parse(file, text)?;
     let mut root = document.root();
     let keys = AppKeys::read(&mut root, file.parent().unwrap_or(Path::new("/")));
-    if ["server", "sites", "apps", "defaults", "auth", "docker"].into_iter().any(|key| root.is_set(key)) {
+    if ["server", "sites", "apps", "defaults", "auth", "docker", "swarm"]
+        .into_iter()
+        .any(|key| root.is_set(key))
+    {
         let mend = format!("start the server with `skep serve --config {}`", file.display());
         return Err(Problems::one(
             file,

@@ -9,6 +9,8 @@ use super::document::Section;
 
 /// Docker's own variable for it, used when the config names no engine.
 const HOST_VARIABLE: &str = "DOCKER_HOST";
+/// Where an engine listens usually.
+const SOCKET: &str = "/var/run/docker.sock";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DockerKeys {
@@ -48,16 +50,25 @@ impl DockerKeys {
         address.socket().map(Path::to_owned)
     }
 
+    /// The engine's address.
+    ///
+    /// # Errors
+    /// When it, or a file for TLS, cannot be used.
+    pub(crate) fn address(&self) -> Result<Address, BadAddress> {
+        let address = match self.host() {
+            Some(host) => host.parse()?,
+            None => Address::unix(SOCKET),
+        };
+        match &self.tls {
+            Some(tls) => address.with_tls(tls),
+            None => Ok(address),
+        }
+    }
+
     /// # Errors
     /// When the engine's address or a file for TLS cannot be used.
     pub(crate) fn config(&self, data_dir: PathBuf) -> Result<DockerConfig, BadAddress> {
-        let mut config = DockerConfig::new(data_dir);
-        if let Some(host) = self.host() {
-            config.address = host.parse()?;
-        }
-        if let Some(tls) = &self.tls {
-            config.address = config.address.with_tls(tls)?;
-        }
+        let mut config = DockerConfig { address: self.address()?, ..DockerConfig::new(data_dir) };
         config.dial = self.dial.unwrap_or_default();
         if let Some(network) = &self.network {
             config.network.clone_from(network);
@@ -66,7 +77,7 @@ impl DockerKeys {
     }
 }
 
-fn tls(mut section: Section<'_, '_>, base: &Path) -> Option<TlsFiles> {
+pub(super) fn tls(mut section: Section<'_, '_>, base: &Path) -> Option<TlsFiles> {
     let mut file = |key: &'static str| {
         let file = section.text(key).map(|text| base.join(text));
         if file.is_none() && !section.is_set(key) {
@@ -82,7 +93,7 @@ fn tls(mut section: Section<'_, '_>, base: &Path) -> Option<TlsFiles> {
     }
 }
 
-fn network(text: &str) -> Result<String, String> {
+pub(super) fn network(text: &str) -> Result<String, String> {
     let word = text.len() > 1
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));

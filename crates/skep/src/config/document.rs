@@ -263,7 +263,7 @@ impl<'d, 't> Section<'d, 't> {
         for (name, value) in table.iter() {
             let full = format!("{}.{}", self.full(key), name.get_ref());
             if let Err(wrong) = good_key(name.get_ref()) {
-                self.document.report(name.span(), &full, wrong, "use letters, digits and `_`");
+                self.document.report(name.span(), &full, wrong, "give it another name");
                 continue;
             }
             let text = match value.get_ref() {

@@ -11,10 +11,14 @@ mod container_keys;
 pub(crate) mod discover;
 mod docker_keys;
 mod document;
+mod parameter_keys;
+mod portal_keys;
 pub(crate) mod problem;
 mod revision;
+mod route_keys;
 pub(crate) mod server_keys;
 mod settle;
+mod swarm_keys;
 #[cfg(test)]
 mod tests;
 pub(crate) mod units;
@@ -24,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_backends::framework::{NotRecognised, Wanted};
+use skep_control::PortalConfig;
+use skep_control::services::ServiceAsk;
 use skep_model::{AppId, AppSpec};
 
 use crate::import::shinyproxy_yml;
@@ -31,6 +37,7 @@ use crate::import::shinyproxy_yml;
 pub(crate) use app_keys::AppKeys;
 pub(crate) use discover::Dirty;
 use discover::{Found, Overrides, Scanner, sites_of};
+pub(crate) use parameter_keys::good_name as good_parameter_name;
 use problem::{Problem, Problems};
 pub(crate) use server_keys::{ServerFile, ServerKeys};
 
@@ -43,6 +50,9 @@ pub(crate) struct Config {
     pub(crate) server: ServerKeys,
     /// By id.
     pub(crate) apps: Vec<Arc<AppSpec>>,
+    /// Ordinary services, beside those that say by their labels that they want to be published.
+    pub(crate) routes: Vec<ServiceAsk>,
+    pub(crate) portal: Arc<PortalConfig>,
     /// Folders in which nothing was recognised, and why.
     pub(crate) unrecognised: Vec<(PathBuf, NotRecognised)>,
     /// Mistakes that keep single apps from being published, or from changing. Also the server's file, when it was good
@@ -139,6 +149,8 @@ impl Loader {
             warnings: differences.into_iter().chain(warnings(&file, &apps)).collect(),
             watched: self.watched(&found),
             server: file.server.clone(),
+            routes: file.routes.clone(),
+            portal: Arc::new(file.portal.clone()),
             unrecognised: found.unrecognised,
             apps,
             refused,
@@ -175,6 +187,8 @@ impl Loader {
         let overrides: BTreeMap<&AppId, &AppKeys> =
             file.apps.iter().map(|(id, keys)| (&id.value, keys)).collect();
         let socket = file.server.docker.socket();
+        let swarm = file.server.swarm.is_some();
+        let surroundings = settle::Surroundings { euid: self.euid, socket: socket.as_deref(), swarm };
         let mut apps = BTreeMap::new();
         for app in &found.apps {
             if let Some(broken) = &app.folder.broken {
@@ -185,7 +199,7 @@ impl Loader {
             }
             let before = self.last_apps.get(&app.id);
             let above = overrides.get(&app.id).copied();
-            match settle::settle(app, &file.defaults, above, self.euid, socket.as_deref()) {
+            match settle::settle(app, &file.defaults, above, &surroundings) {
                 Ok(spec) => {
                     let kept = before.filter(|before| ***before == spec).cloned();
                     apps.insert(app.id.clone(), kept.unwrap_or_else(|| Arc::new(spec)));

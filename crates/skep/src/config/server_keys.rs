@@ -1,9 +1,12 @@
-//! The server's own config file: `[server]`, `[auth]`, `[docker]`, `[[sites]]`, `[defaults]`, `[apps.<id>]`.
+//! The server's own config file: `[server]`, `[auth]`, `[docker]`, `[swarm]`, `[[sites]]`, `[defaults]`, `[apps.<id>]`, `[routes.<id>]`,
+//! `[portal]`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skep_control::PortalConfig;
+use skep_control::services::ServiceAsk;
 use skep_edge::Cidr;
 use skep_model::{AppId, Mount};
 
@@ -11,7 +14,10 @@ use super::app_keys::{AppKeys, origin};
 use super::auth_keys::{AuthKeys, auth};
 use super::docker_keys::DockerKeys;
 use super::document::{Document, Placed, Section};
+use super::portal_keys;
 use super::problem::Problems;
+use super::route_keys;
+use super::swarm_keys::SwarmKeys;
 
 /// Where Skep listens when nothing is said.
 pub(crate) const DEFAULT_LISTEN: SocketAddr =
@@ -24,6 +30,8 @@ pub(crate) struct ServerFile {
     pub(crate) sites: Vec<SiteKeys>,
     pub(crate) defaults: AppKeys,
     pub(crate) apps: Vec<(Placed<AppId>, AppKeys)>,
+    pub(crate) routes: Vec<ServiceAsk>,
+    pub(crate) portal: PortalConfig,
 }
 
 /// `[server]` and `[auth]`.
@@ -51,9 +59,13 @@ pub(crate) struct ServerKeys {
     pub(crate) database: Option<String>,
     /// How long the journal is kept.
     pub(crate) journal_retention: Duration,
+    /// How long a link to somebody's own instance counts; zero: nobody shares.
+    pub(crate) share_lifetime: Duration,
     pub(crate) limits: EdgeLimits,
     pub(crate) auth: AuthKeys,
     pub(crate) docker: DockerKeys,
+    /// `None`: there is no Swarm.
+    pub(crate) swarm: Option<SwarmKeys>,
 }
 
 impl Default for ServerKeys {
@@ -74,9 +86,11 @@ impl Default for ServerKeys {
             max_starting: None,
             database: None,
             journal_retention: Duration::from_secs(90 * 86_400),
+            share_lifetime: Duration::from_secs(86_400),
             limits: EdgeLimits::default(),
             auth: AuthKeys::default(),
             docker: DockerKeys::default(),
+            swarm: None,
         }
     }
 }
@@ -158,6 +172,9 @@ impl ServerFile {
         if let Some(section) = root.section("docker") {
             read.server.docker = DockerKeys::read(section, base);
         }
+        if let Some(section) = root.section("swarm") {
+            read.server.swarm = SwarmKeys::read(section, base);
+        }
         for mut section in root.sections("sites") {
             read.sites.extend(site(&mut section, base));
             section.finish();
@@ -185,6 +202,16 @@ impl ServerFile {
                 Err(error) => section.report("", error.to_string(), ""),
             }
             section.finish();
+        }
+        for (name, mut section) in root.named_sections("routes") {
+            match name.value.parse::<AppId>() {
+                Ok(id) => read.routes.extend(route_keys::route(&mut section, id)),
+                Err(error) => section.report("", error.to_string(), ""),
+            }
+            section.finish();
+        }
+        if let Some(section) = root.section("portal") {
+            read.portal = portal_keys::portal(section, base);
         }
         root.finish();
         match document.into_problems() {
@@ -230,10 +257,12 @@ fn server(mut section: Section<'_, '_>, base: &Path) -> ServerKeys {
         journal_retention: section
             .positive_duration("journal_retention")
             .unwrap_or(defaults.journal_retention),
+        share_lifetime: section.duration("share_lifetime").unwrap_or(defaults.share_lifetime),
         tls: section.section("tls").and_then(|section| tls(section, base)),
         limits: section.section("limits").map(limits).unwrap_or_default(),
         auth: AuthKeys::default(),
         docker: DockerKeys::default(),
+        swarm: None,
     };
     section.finish();
     keys

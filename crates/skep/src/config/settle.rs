@@ -6,8 +6,8 @@ use std::time::Duration;
 use skep_backends::framework::{self, NotRecognised};
 use skep_docker::Reference;
 use skep_model::{
-    Access, AppId, AppSpec, BackendKind, Bound, Framework, Health, Hold, Limits, Mount, Prefix, Revision,
-    Source, default_start_timeout,
+    Access, AppId, AppSpec, BackendKind, Bound, Framework, Health, Hold, Icon, Limits, Mount, Prefix,
+    Revision, Source, default_start_timeout,
 };
 
 use super::app_keys::AppKeys;
@@ -20,12 +20,12 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const DEFAULT_MAX_INSTANCES: u32 = 10;
 /// One instance per user needs room for users, not for load.
 const DEFAULT_MAX_INSTANCES_PER_USER: u32 = 100;
+/// Of one app; the one without a name among them.
+const DEFAULT_INSTANCES_OF_ONE_USER: u32 = 5;
 const DEFAULT_MAX_WAITING: u32 = 500;
 
 /// Lays the layers over each other and fills the gaps: framework traits < `[defaults]` < the folder's `skep.toml` <
 /// `[apps.<id>]`.
-///
-/// `socket` is the engine's, as configured.
 ///
 /// # Errors
 /// What makes the app impossible to publish.
@@ -33,20 +33,20 @@ pub(crate) fn settle(
     found: &FoundApp,
     defaults: &AppKeys,
     overrides: Option<&AppKeys>,
-    euid: u32,
-    socket: Option<&Path>,
+    around: &Surroundings<'_>,
 ) -> Result<AppSpec, Problem> {
     let folder = &*found.folder;
-    let own = own_keys(folder, euid)?;
+    let own = own_keys(folder, around.euid)?;
     let keys = overrides.cloned().unwrap_or_default().over(own).over(defaults.clone());
-    if let Some(problem) = keys.container.showing(socket) {
+    if let Some(problem) = keys.container.showing(around.socket) {
         return Err(problem);
     }
+    let parameters = keys.parameters.settle(&keys)?;
     let Origin { framework, source, backend, title } = match &keys.image {
         Some(image) => {
             let own = overrides.into_iter().chain([&folder.keys]);
-            check_image(image, &keys, own)?;
-            of_image(image, &keys)
+            let backend = check_image(image, &keys, own, around.swarm)?;
+            of_image(image, &keys, backend)
         }
         None => of_folder(folder, &keys, overrides)?,
     };
@@ -56,6 +56,9 @@ pub(crate) fn settle(
     let prefix = keys.prefix.unwrap_or(if in_container { Prefix::Strip } else { traits.prefix });
     let seats = keys.seats.unwrap_or_else(|| framework.default_seats());
     let per_user = keys.per_user.unwrap_or(false);
+    if let Some(problem) = keys.container.personal().filter(|_| !per_user && keys.image.is_some()) {
+        return Err(problem);
+    }
     let max_instances =
         keys.max_instances.as_ref().map_or(
             if per_user { DEFAULT_MAX_INSTANCES_PER_USER } else { DEFAULT_MAX_INSTANCES },
@@ -75,7 +78,8 @@ pub(crate) fn settle(
         mount: found.mount.clone(),
         title: keys.title.or(title).unwrap_or_else(|| title_of(&found.id)),
         description: keys.description.unwrap_or_default(),
-        icon: keys.icon,
+        icon: keys.icon.map(|placed| icon_of(placed.value, folder)),
+        section: keys.section,
         framework,
         prefix,
         source,
@@ -88,6 +92,9 @@ pub(crate) fn settle(
         min_seats: keys.min_seats.map_or(0, |placed| placed.value),
         max_instances,
         per_user,
+        max_instances_per_user: keys.max_instances_per_user.unwrap_or(DEFAULT_INSTANCES_OF_ONE_USER),
+        stop_on_logout: keys.stop_on_logout.unwrap_or(false),
+        parameters,
         start_timeout: keys.start_timeout.unwrap_or_else(default_start_timeout),
         idle_timeout: keys.idle_timeout.unwrap_or(DEFAULT_IDLE_TIMEOUT),
         inactivity_timeout: keys.inactivity_timeout.flatten(),
@@ -109,6 +116,15 @@ pub(crate) fn settle(
     };
     spec.revision = revision::of_spec(&spec, folder.files);
     Ok(spec)
+}
+
+/// What an app is settled in.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) euid: u32,
+    /// The engine's, as configured.
+    pub(crate) socket: Option<&'a Path>,
+    /// Whether there is a Swarm.
+    pub(crate) swarm: bool,
 }
 
 /// What an app is made of.
@@ -138,37 +154,63 @@ fn of_folder(folder: &Folder, keys: &AppKeys, overrides: Option<&AppKeys>) -> Re
     })
 }
 
-fn of_image(image: &Placed<String>, keys: &AppKeys) -> Origin {
+fn of_image(image: &Placed<String>, keys: &AppKeys, backend: BackendKind) -> Origin {
     Origin {
         framework: keys.framework.unwrap_or(Framework::Command),
         source: Source::Image(Box::new(keys.container.clone().image(image.value.clone()))),
-        backend: BackendKind::Docker,
+        backend,
         title: None,
     }
 }
 
+/// Answers where its containers run: on the Swarm when there is one, unless it is said otherwise.
 fn check_image<'a>(
     image: &Placed<String>,
     keys: &AppKeys,
-    mut own: impl Iterator<Item = &'a AppKeys>,
-) -> Result<(), Problem> {
-    if let Err(error) = image.value.parse::<Reference>() {
+    own: impl Iterator<Item = &'a AppKeys> + Clone,
+    swarm: bool,
+) -> Result<BackendKind, Problem> {
+    // What is chosen for it is checked with the parameters.
+    let whole = !image.value.contains("{param.");
+    if let Err(error) = image.value.parse::<Reference>()
+        && whole
+    {
         return Err(image.problem(error.to_string(), ""));
     }
     if let Some(backend) = &keys.backend {
         match backend.value {
             BackendKind::Docker => {}
+            BackendKind::Swarm if swarm => {}
             BackendKind::Process => {
                 let mend = "leave it out, or write \"docker\"";
                 return Err(backend.problem("runs processes, and this app has an `image`", mend));
             }
             BackendKind::Swarm => {
-                let mend = "write \"docker\" for the engine of this machine";
-                return Err(backend.problem("is not in this version of Skep", mend));
+                let mend =
+                    "add `[swarm]` to the server's config, or write \"docker\" for this machine's engine";
+                return Err(backend.problem("names a Swarm, and none is configured", mend));
             }
         }
     }
-    if let Some(run_as) = own.find_map(|keys| keys.run_as.as_ref()) {
+    let usual = if swarm { BackendKind::Swarm } else { BackendKind::Docker };
+    let backend = keys.backend.as_ref().map_or(usual, |backend| backend.value);
+    if backend == BackendKind::Docker
+        && let Some(placed) = own.clone().find_map(|keys| keys.container.of_swarm())
+    {
+        return Err(placed.problem("means something on a Swarm only", "leave it out"));
+    }
+    if backend == BackendKind::Docker
+        && let Some(placed) = own.clone().find_map(|keys| keys.container.configs())
+    {
+        return Err(placed.problem("names configs of a Swarm", "mount a file (`container.mounts`)"));
+    }
+    if backend == BackendKind::Swarm
+        && let Some(placed) = own.clone().find_map(|keys| keys.container.of_engine())
+    {
+        let mend = "reserve what the nodes are said to have: `container.reserve.resources = { gpu = 1 }`";
+        return Err(placed.problem("is heeded by an engine alone, not by a Swarm", mend));
+    }
+    if let Some(run_as) = own.clone().find_map(|keys| keys.run_as.as_ref()) {
         let mend = "set `container.user` to a user of the image";
         return Err(run_as.problem("names a user of this machine, and the app runs in a container", mend));
     }
@@ -183,7 +225,15 @@ fn check_image<'a>(
             image.problem("is run as a container, which is reached at a port, not at a `{socket}`", mend)
         );
     }
-    Ok(())
+    Ok(backend)
+}
+
+/// A relative name counts from the app's folder, wherever it is written; without a folder, from the file's own.
+fn icon_of(icon: Icon, folder: &Folder) -> Icon {
+    match icon {
+        Icon::Within { name, .. } if folder.is_real() => Icon::Within { dir: folder.dir.clone(), name },
+        other => other,
+    }
 }
 
 /// The folder's keys, as far as they may be heeded. Whoever may write into an app's folder does not thereby become another
@@ -200,6 +250,14 @@ fn own_keys(folder: &Folder, euid: u32) -> Result<AppKeys, Problem> {
         ));
     }
     let because = format!("the file belongs to user {owner}, not to root or Skep's own user");
+    if let Some(icon) =
+        keys.icon.as_ref().filter(|icon| matches!(icon.value, Icon::File(_) | Icon::Remote(_)))
+    {
+        return Err(icon.problem(
+            format!("may only name a file in the app's folder here: {because}"),
+            "set it in the server's config instead",
+        ));
+    }
     if let Some(problem) = keys.container.reaching_out(&because) {
         return Err(problem);
     }

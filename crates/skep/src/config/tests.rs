@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use skep_model::Framework;
+use skep_model::{BackendKind, Framework, Icon, Source};
 
 use super::*;
 
@@ -75,7 +75,7 @@ env = { "1X" = "a" }
          from 1 to 1000000",
         "skep.toml:20:1: `apps.sales.idel_timeout`: is not a key Skep knows; did you mean `idle_timeout`?",
         "skep.toml:21:17: `apps.sales.limits.memory`: is \"lots\", which is no size; write a size like `memory = \"512MiB\"`",
-        "skep.toml:22:9: `apps.sales.env.1X`: is no name of an environment variable; use letters, digits and `_`",
+        "skep.toml:22:9: `apps.sales.env.1X`: is no name of an environment variable; give it another name",
         "skep.toml:24:7: `apps.Bad`: `Bad` is not an app id: use 1 to 63 of a-z, 0-9, `_` and `-`, starting with a letter or \
          a digit (for example `sales-report`)",
     ];
@@ -168,7 +168,7 @@ fn folders_become_ids_and_collisions_are_refused() {
     let config = load(dir.path());
     assert_eq!(ids(&config), ["n-code-app", "ok", "sales-report"]);
     let kept = &config.apps[2].source;
-    assert!(matches!(kept, skep_model::Source::Folder { dir, .. } if dir.ends_with("sales-report")));
+    assert!(matches!(kept, Source::Folder { dir, .. } if dir.ends_with("sales-report")));
     let (folder, _) = &config.unrecognised[0];
     assert_eq!((folder, config.unrecognised.len()), (&dir.path().join("notes"), 1));
     assert_eq!(config.refused.len(), 1);
@@ -272,7 +272,7 @@ fn an_image_is_published_from_the_servers_file_or_a_folder() {
     assert!(config.refused.is_empty(), "{:?}", config.refused);
     assert_eq!(ids(&config), ["alone", "boxed", "plain"]);
     let image = |index: usize| match &config.apps[index].source {
-        skep_model::Source::Image(image) => image.clone(),
+        Source::Image(image) => image.clone(),
         other => panic!("{other:?}"),
     };
     let (alone, boxed) = (image(0), image(1));
@@ -280,10 +280,186 @@ fn an_image_is_published_from_the_servers_file_or_a_folder() {
     assert_eq!(alone.mounts[0].source, dir.path().join("data").display().to_string().replace("/./", "/"));
     assert_eq!((boxed.port, boxed.init), (Some(80), false));
     let spec = &config.apps[0];
-    assert_eq!((spec.backend, spec.prefix), (skep_model::BackendKind::Docker, skep_model::Prefix::Strip));
+    assert_eq!((spec.backend, spec.prefix), (BackendKind::Docker, skep_model::Prefix::Strip));
     assert_eq!(spec.health.path, "/_stcore/health", "as the container sees it");
     assert!(!config.watched.apps.keys().any(|dir| dir.as_os_str().is_empty()));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn services_of_the_swarm_are_routes() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        write(dir.path(), "skep.toml", text);
+        Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All)
+    };
+    let config = read(
+        "[routes.shop]\nservice = \"web_shop\"\nroute = \"shop.example.org\"\nport = 80\nwake = 2\nsticky = true\n\
+         balance = \"least-load\"\naccess.groups = [\"staff\"]\n",
+    );
+    let route = &config.unwrap().routes[0];
+    assert_eq!((route.id.as_str(), route.service.as_str(), route.port), ("shop", "web_shop", 80));
+    assert_eq!(
+        (route.place.to_string().as_str(), route.wake, route.sticky),
+        ("shop.example.org/", Some(2), true)
+    );
+    assert_eq!((route.access.anyone, route.access.groups.as_slice()), (false, &["staff".to_owned()][..]));
+    let problems =
+        read("[routes.shop]\nroute = \"https://shop\"\nport = 0\nports = 1\n").unwrap_err().to_string();
+    for says in ["has no `service`", "is \"https://shop\"", "from 1 to 65535", "`port`?"] {
+        assert!(problems.contains(says), "{says}: {problems}");
+    }
+}
+
+#[test]
+fn a_mount_for_each_user_wants_an_instance_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |more: &str| {
+        let text = format!("[apps.a]\nimage = \"x\"\ncontainer.mounts = [\"/home/{{user}}:/home\"]\n{more}");
+        write(dir.path(), "skep.toml", &text);
+        Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All).unwrap()
+    };
+    let config = load("per_user = true\nstop_on_logout = true");
+    assert!(config.apps[0].stop_on_logout && config.refused.is_empty(), "{:?}", config.refused);
+    let refused = load("").refused[0].to_string();
+    assert!(refused.contains("users share the app's instances; set `per_user = true`"), "{refused}");
+}
+
+#[test]
+fn the_portals_look_is_read_and_icons_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "apps/notes/index.html", "<h1>Notes</h1>");
+    write(dir.path(), "apps/notes/skep.toml", "section = \"Reading\"\nicon = \"img/own.svg\"");
+    write(
+        dir.path(),
+        "skep.toml",
+        r#"
+[[sites]]
+path = "apps"
+[portal]
+title = "The lab"
+logo = "logo.svg"
+[portal.sections.zoo]
+title = "Animals"
+[portal.sections.Reading]
+[apps.bees]
+image = "lab/bees"
+icon = "logos/bees.png"
+section = "zoo"
+[apps.ants]
+image = "lab/ants"
+icon = "https://img.example/ants.png"
+"#,
+    );
+    let config = Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All).unwrap();
+    assert_eq!(config.portal.title, "The lab");
+    let within = |dir: &Path, name: &str| Some(Icon::Within { dir: dir.to_owned(), name: name.to_owned() });
+    assert_eq!(config.portal.logo, within(dir.path(), "logo.svg"));
+    let sections: Vec<_> = config.portal.sections.iter().map(|s| (&*s.name, &*s.title)).collect();
+    assert_eq!(sections, [("zoo", "Animals"), ("Reading", "Reading")], "in the order of the file");
+    let app = |id: &str| config.apps.iter().find(|app| app.id.as_str() == id).unwrap();
+    assert_eq!(
+        (app("bees").section.as_deref(), app("notes").section.as_deref()),
+        (Some("zoo"), Some("Reading"))
+    );
+    assert_eq!(app("bees").icon, within(dir.path(), "logos/bees.png"));
+    assert_eq!(app("notes").icon, within(&dir.path().join("apps/notes"), "img/own.svg"));
+    assert!(
+        matches!(&app("ants").icon, Some(Icon::Remote(image)) if image.origin() == "https://img.example")
+    );
+
+    let wrong = messages(
+        "[portal]\ntitel = \"x\"\nlogo = \"🐝\"\n[portal.sections.a]\ntitle = \"\"\n[apps.a]\nicon = \"../x.png\"\n",
+    );
+    for (message, part) in wrong.iter().zip([
+        "titel",
+        "`portal.logo`: is no image",
+        "`portal.sections.a.title`",
+        "`apps.a.icon`",
+    ]) {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(wrong.len(), 4, "{wrong:?}");
+    for icon in ["app.py", "", "ftp://a/b.png", "https://a b/c.png", ".hidden.png", "text"] {
+        assert_eq!(messages(&format!("[apps.a]\nicon = \"{icon}\"")).len(), 1, "{icon}");
+    }
+}
+
+#[test]
+fn with_a_swarm_apps_with_an_image_run_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |text: &str| {
+        write(dir.path(), "skep.toml", text);
+        Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All)
+    };
+    let swarm = "[swarm]\njoin_secret_file = \"join\"\nmanagers = [\"tcp://10.0.0.1:2375\"]\n";
+    let config = load(&format!(
+        "{swarm}[apps.a]\nimage = \"a\"\ncontainer.reserve = {{ cpu = 0.5, memory = \"64MiB\", resources = {{ gpu = 2 }} }}\n\
+         container.placement.constraints = [\"node.labels.disk==ssd\"]\n\
+         container.placement.preferences = [\"node.labels.rack\"]\n\
+         container.configs = [\"sales:/etc/sales.toml\"]\n\
+         [apps.b]\nimage = \"b\"\nbackend = \"docker\"\ncontainer.gpus = \"all\"\ncontainer.labels = {{ team = \"b\" }}\n\
+         container.mounts = [\"models:/models:ro\"]\n[apps.b.container.volumes.models]\n\
+         options = {{ type = \"nfs\", o = \"addr=10.0.0.9,ro\", device = \":/srv/models\" }}\n\
+         [defaults]\ncontainer.labels = {{ team = \"all\", site = \"north\" }}\n"
+    ))
+    .unwrap();
+    assert_eq!(config.refused.len(), 0, "{:?}", config.refused);
+    let backends: Vec<_> = config.apps.iter().map(|app| app.backend).collect();
+    assert_eq!(backends, [BackendKind::Swarm, BackendKind::Docker]);
+    let Source::Image(image) = &config.apps[0].source else { panic!("{:?}", config.apps[0]) };
+    assert_eq!(image.placement.constraints, ["node.labels.disk == ssd"]);
+    assert_eq!(image.placement.preferences, ["node.labels.rack"]);
+    assert_eq!((image.reserve.cpu_millis, image.reserve.memory), (Some(500), Some(64 << 20)));
+    assert_eq!(image.reserve.resources, [("gpu".to_owned(), 2)].into());
+    assert_eq!(
+        (image.configs[0].name.as_str(), image.configs[0].target.as_str()),
+        ("sales", "/etc/sales.toml")
+    );
+    let Source::Image(image) = &config.apps[1].source else { panic!("{:?}", config.apps[1]) };
+    assert_eq!(image.gpus, Some(skep_model::Gpus::All));
+    assert_eq!(
+        image.labels,
+        [("team", "b"), ("site", "north")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    );
+    let volume = &image.volumes["models"];
+    assert_eq!((volume.driver.as_str(), volume.options["device"].as_str()), ("local", ":/srv/models"));
+    let keys = config.server.swarm.unwrap();
+    assert_eq!(keys.join_secret_file, dir.path().join("join"));
+    assert_eq!((keys.agent_listen.port(), keys.host_agents), (7443, false));
+
+    let wrong = |text: &str| match load(text) {
+        Ok(config) => config.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        Err(problems) => problems.to_string(),
+    };
+    let secret = wrong("[swarm]\nhost_agents = true\n");
+    assert!(
+        secret.contains("has no `join_secret_file`") && secret.contains("openssl rand -hex 32"),
+        "{secret}"
+    );
+    for (text, says) in [
+        ("[apps.a]\nimage = \"a\"\ncontainer.reserve.cpu = 1\n", "means something on a Swarm only"),
+        ("[apps.a]\nimage = \"a\"\ncontainer.configs = [\"c:/c\"]\n", "names configs of a Swarm"),
+        ("[apps.a]\nimage = \"a\"\ncontainer.configs = [\"c\"]\n", "without a path"),
+        ("[apps.a]\nimage = \"a\"\ncontainer.gpus = 0\n", "write \"all\", a number"),
+        ("[apps.a]\nimage = \"a\"\ncontainer.labels = { \"skep.app\" = \"x\" }\n", "begins with `skep.`"),
+        (
+            "[apps.a]\nimage = \"a\"\ncontainer.volumes.root.options = { o = \"bind\", device = \"/run\" }\n",
+            "the whole machine",
+        ),
+        ("[apps.a]\nimage = \"a\"\ncontainer.volumes.root.options = { device = \"/a/../b\" }\n", "/a/../b"),
+        (
+            "[swarm]\njoin_secret_file = \"j\"\n[apps.a]\nimage = \"a\"\ncontainer.gpus = [\"GPU-1\"]\n",
+            "container.reserve.resources",
+        ),
+        ("[apps.a]\nimage = \"a\"\nbackend = \"swarm\"\n", "names a Swarm, and none is configured"),
+        ("[apps.a]\nimage = \"a\"\ncontainer.placement.constraints = [\"disk = ssd\"]\n", "disk = ssd"),
+        ("[swarm]\njoin_secret_file = \"j\"\nmanagers = [\"10.0.0.1\"]\n", "swarm.managers"),
+        ("[swarm]\njoin_secret_file = \"j\"\ninstall = \"a b\"\n", "no other Skep on this Swarm"),
+    ] {
+        let said = wrong(text);
+        assert!(said.contains(says), "{says}: {said}");
+    }
 }
 
 #[test]
@@ -318,7 +494,7 @@ fn a_strangers_folder_says_nothing_of_the_servers_image() {
         fs::write(&file, text).unwrap();
         let config = load();
         let app = &config.apps[0];
-        let skep_model::Source::Image(image) = &app.source else { panic!("{app:?}") };
+        let Source::Image(image) = &app.source else { panic!("{app:?}") };
         assert_eq!((image.name.as_str(), &image.user, &image.entrypoint), ("team/boxed", &None, &None));
         assert_eq!((&app.command, app.access.anyone, app.mount.as_str()), (&None, false, "/boxed/"));
         let said = config.refused[0].to_string();
@@ -378,4 +554,40 @@ fn the_configured_engines_socket_is_mounted_nowhere() {
         assert!(refused[0].to_string().contains("the whole machine"), "{shown}: {refused:?}");
     }
     assert!(mounting("other").is_empty());
+}
+
+#[test]
+fn parameters_fit_together_or_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = "[apps.a]\nimage = \"x:{param.v}\"\nper_user = true\n[apps.a.parameters.v]\ntitle = \"Version\"\n\
+               values = [{ value = \"1\", title = \"One\" }, \"2\"]\ndefault = \"2\"\n";
+    let load = |text: &str| {
+        write(dir.path(), "skep.toml", text);
+        Loader::new(Some(dir.path().join("skep.toml")), Vec::new()).load(&Dirty::All)
+    };
+    let config = load(app).unwrap();
+    let spec = &config.apps[0];
+    assert_eq!(spec.parameters.title_of("v", "1"), "One");
+    let chosen = [("v".to_owned(), "2".to_owned())].into();
+    let started = spec.of_variant(&skep_model::Variant { name: None, chosen });
+    assert!(matches!(&started.source, Source::Image(image) if image.name == "x:2"));
+    let (set, of) = ("[[apps.a.parameter_sets]]\nvalues = ", "[apps.a.parameters.v]");
+    for (from, to, why) in [
+        ("per_user = true", "per_user = false".to_owned(), "set `per_user = true`"),
+        ("{param.v}", "{param.w}".to_owned(), "`{param.w}` stands for a parameter there is not"),
+        ("default = \"2\"", "default = \"3\"".to_owned(), "has the default `3`, which is none of its values"),
+        ("\"2\"]", "\"2\", \"a b\"]".to_owned(), "becomes `x:a b` with `v` = `a b`"),
+        ("title = \"Version\"", "titel = \"Version\"".to_owned(), "did you mean `title`?"),
+        ("\"2\"]", "\"{user}\"]".to_owned(), "without braces"),
+        ("\"2\"]", "\"1\"]".to_owned(), "holds `1` twice"),
+        (of, format!("{set}{{ w = \"1\" }}\n{of}"), "names the parameter `w`"),
+        (of, format!("[[apps.a.parameter_sets]]\naccess.groups = [\"g\"]\n{of}"), "what may be chosen from"),
+        (of, format!("{set}{{ v = \"9\" }}\n{of}"), "allows `9`, which is no value of `v`"),
+    ] {
+        let found = match load(&app.replace(from, &to)) {
+            Ok(config) => config.refused.first().map(ToString::to_string).unwrap_or_default(),
+            Err(problems) => problems.to_string(),
+        };
+        assert!(found.contains(why), "{to}: {found}");
+    }
 }

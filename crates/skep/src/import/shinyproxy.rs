@@ -1,7 +1,7 @@
 //! What ShinyProxy's application.yml becomes in Skep's config.
 //!
-//! Its `proxy.specs` become `[apps.<id>]` with an `image`; what stands above them becomes `[server]`, `[auth]`, `[docker]` and
-//! `[defaults]`. Every setting gets a line in the report: kept, changed, without meaning here, not yet possible, or unknown.
+//! Its `proxy.specs` become `[apps.<id>]` with an `image`; what stands above them becomes `[server]`, `[auth]`, `[docker]`, `[swarm]`,
+//! `[portal]` and `[defaults]`. Every setting gets a line in the report: kept, changed, without meaning here, not yet possible, or unknown.
 //! Keys count however they are written: `container-image`, `containerImage`, `proxy.docker.url` in one word.
 //!
 //! Invariants: nothing is written that Skep's own config parser does not take; where a rule about who may open an app
@@ -12,7 +12,10 @@
 //! Absent on purpose: passwords, which Skep keeps as hashes in its store.
 
 mod app;
+mod container;
 mod fates;
+mod look;
+mod parameters;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,10 @@ use crate::config::ServerFile;
 use fates::Fate;
 use values::{canonical, list, text};
 
+/// Where a container finds the secret that agents prove themselves with, and the variable that names another file.
+const JOIN_SECRET: &str = "/run/secrets/skep_join";
+const JOIN_SECRET_FILE: &str = "SKEP_JOIN_SECRET_FILE";
+
 /// Keys of one table, in the order they are written in.
 type Table = BTreeMap<&'static str, String>;
 
@@ -37,6 +44,11 @@ struct Draft {
     server: Table,
     auth: Table,
     docker: Table,
+    /// Empty where apps run on one engine.
+    swarm: Table,
+    join_secret: String,
+    portal: Table,
+    look: look::Look,
     defaults: Table,
     env: BTreeMap<String, String>,
     /// Networks every app joins that names none of its own.
@@ -56,6 +68,8 @@ struct Draft {
 /// One `[apps.<id>]`.
 struct App {
     id: AppId,
+    /// What its expressions can say of it.
+    of: values::Facts,
     keys: Table,
     env: BTreeMap<String, String>,
 }
@@ -65,7 +79,11 @@ pub(super) fn import(root: &Node, variable: &dyn Fn(&str) -> Option<String>) -> 
     let mut root = root.clone();
     root.replace(&|value| values::filled(value, variable));
     let mut draft = Draft::new();
+    if let Some(file) = variable(JOIN_SECRET_FILE) {
+        draft.join_secret = file;
+    }
     draft.settings("", &root);
+    draft.images();
     for (key, value) in std::mem::take(&mut draft.specs) {
         draft.in_specs(&key, &value);
     }
@@ -85,13 +103,24 @@ impl Draft {
             ("idle_timeout", text("60s")),
             // ShinyProxy has no limit of its own.
             ("max_instances", "1000".to_owned()),
+            ("max_instances_per_user", "1".to_owned()),
+            ("stop_on_logout", "true".to_owned()),
         ]);
-        let told =
-            [("SHINYPROXY_USERNAME", "{user}"), ("SHINYPROXY_PUBLIC_PATH", "{base_path}/")].into_iter();
+        // Groups in capitals, as it writes them.
+        let told = [
+            ("SHINYPROXY_USERNAME", "{user}"),
+            ("SHINYPROXY_USERGROUPS", "{groups:upper}"),
+            ("SHINYPROXY_PUBLIC_PATH", "{base_path}/"),
+        ]
+        .into_iter();
         Self {
             server: Table::new(),
             auth: Table::from([("provider", text("none"))]),
             docker: Table::new(),
+            swarm: Table::new(),
+            join_secret: JOIN_SECRET.to_owned(),
+            portal: Table::new(),
+            look: look::Look::default(),
             defaults,
             env: told.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             networks: Vec::new(),
@@ -137,7 +166,8 @@ impl Draft {
                 self.wrong(key, &format!("makes the app id `{id}`, which another app has already"));
                 continue;
             }
-            let app = App { id: id.clone(), keys: Table::new(), env: BTreeMap::new() };
+            let of = values::Facts::read(name, spec);
+            let app = App { id: id.clone(), of, keys: Table::new(), env: BTreeMap::new() };
             let Some(app) = self.app(app, spec) else { continue };
             if id.as_str() == name {
                 self.kept(
@@ -162,6 +192,9 @@ impl Draft {
         }
         self.listen();
         self.tell_users();
+        if !self.has_login() {
+            self.defaults.remove("stop_on_logout");
+        }
         if !self.networks.is_empty() {
             self.defaults.insert("container.networks", list(&self.networks));
         }
@@ -240,6 +273,12 @@ impl Draft {
         section("server", &self.server, &none);
         section("auth", &self.auth, &none);
         section("docker", &self.docker, &none);
+        section("swarm", &self.swarm, &none);
+        section("portal", &self.portal, &none);
+        for (id, title) in &self.look.groups {
+            let title = Table::from([("title", title.clone())]);
+            section(&format!("portal.sections.{}", values::key(id)), &title, &none);
+        }
         section("defaults", &self.defaults, &self.env);
         for app in &self.apps {
             section(&format!("apps.{}", app.id), &app.keys, &app.env);

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skep_edge::{Certificates, RouteTable};
+use skep_control::PortalConfig;
+use skep_control::services::ServiceAsk;
+use skep_edge::Certificates;
 use skep_launch::Handle;
 use skep_model::{AppSpec, Event, EventKind};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::note;
+use super::publish::Publisher;
 use crate::config::{Config, Dirty, Loader, ServerKeys};
 use crate::systemd;
 use crate::watch::Watcher;
@@ -33,13 +36,15 @@ impl Live {
         loader: Loader,
         config: Config,
         handle: Handle,
-        routes: watch::Sender<Arc<RouteTable>>,
+        publisher: Publisher,
+        told: Told,
         journal: mpsc::Sender<Event>,
         certificates: Option<Certificates>,
     ) -> Self {
         let (reload, asked) = mpsc::channel(1);
-        let told = config.refused.iter().map(ToString::to_string).collect();
-        let follower = Follower { loader: Some(loader), config, handle, routes, journal, certificates, told };
+        let mistakes = config.refused.iter().map(ToString::to_string).collect();
+        let loader = Some(loader);
+        let follower = Follower { loader, config, handle, publisher, told, journal, certificates, mistakes };
         Self { task: Some(AbortOnDropHandle::new(tokio::spawn(follower.follow(asked)))), reload }
     }
 
@@ -59,11 +64,19 @@ struct Follower {
     loader: Option<Loader>,
     config: Config,
     handle: Handle,
-    routes: watch::Sender<Arc<RouteTable>>,
+    publisher: Publisher,
+    told: Told,
     journal: mpsc::Sender<Event>,
     certificates: Option<Certificates>,
     /// Mistakes told already.
-    told: BTreeSet<String>,
+    mistakes: BTreeSet<String>,
+}
+
+/// What others follow.
+pub(crate) struct Told {
+    /// Services the config names.
+    pub(crate) services: watch::Sender<Arc<[ServiceAsk]>>,
+    pub(crate) portal: watch::Sender<Arc<PortalConfig>>,
 }
 
 impl Follower {
@@ -77,6 +90,7 @@ impl Follower {
         }
         // What changed after it was read and before it was watched.
         self.look(Dirty::All).await;
+        self.watch_found(&mut watcher, &Dirty::All).await;
         loop {
             let mut by_hand = false;
             let dirty = tokio::select! {
@@ -99,19 +113,23 @@ impl Follower {
                 self.reload_certificates();
             }
             self.look(dirty.clone()).await;
-            // Folders that come under watch only now may have changed in between.
             let polling = watcher.polling().is_some();
-            let new = watcher.follow(self.config.watched.clone(), &dirty);
-            if !new.is_empty() {
-                self.look(Dirty::Folders(new)).await;
-                watcher.follow(self.config.watched.clone(), &Dirty::Folders(BTreeSet::new()));
-            }
+            self.watch_found(&mut watcher, &dirty).await;
             if let Some(why) = watcher.polling().filter(|_| !polling) {
                 tracing::warn!("{why}");
             }
             if by_hand {
                 systemd::notify("READY=1");
             }
+        }
+    }
+
+    /// Watches what was found. Folders that come under watch only now may have changed in between, and are looked at again.
+    async fn watch_found(&mut self, watcher: &mut Watcher, dirty: &Dirty) {
+        let mut new = watcher.follow(self.config.watched.clone(), dirty);
+        while !new.is_empty() {
+            self.look(Dirty::Folders(new)).await;
+            new = watcher.follow(self.config.watched.clone(), &Dirty::Folders(BTreeSet::new()));
         }
     }
 
@@ -146,21 +164,28 @@ impl Follower {
         let changes = changes(&self.config.apps, &config.apps);
         if !changes.is_empty() {
             self.handle.set_apps(config.apps.clone());
-            self.routes.send_replace(Arc::new(RouteTable::new(&config.apps)));
+            self.publisher.set_apps(&config.apps);
             let text = changes.join(", ");
             tracing::info!("{text}");
             note(&self.journal, EventKind::ConfigChanged, text);
+        }
+        if config.routes != self.config.routes {
+            self.told.services.send_replace(config.routes.as_slice().into());
+            note(&self.journal, EventKind::ConfigChanged, "the routes to services have changed".to_owned());
+        }
+        if config.portal != self.config.portal {
+            self.told.portal.send_replace(Arc::clone(&config.portal));
         }
         self.config = config;
     }
 
     /// Says each mistake once, and again when it has been mended and made anew.
     fn tell(&mut self, mistakes: BTreeSet<String>) {
-        for mistake in mistakes.difference(&self.told) {
+        for mistake in mistakes.difference(&self.mistakes) {
             tracing::error!("{mistake} (the last good state stays in effect)");
             note(&self.journal, EventKind::ConfigRefused, mistake.clone());
         }
-        self.told = mistakes;
+        self.mistakes = mistakes;
     }
 
     fn reload_certificates(&self) {

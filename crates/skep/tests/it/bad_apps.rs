@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::test_app::{TestApp, is_alive, until};
-use crate::web::Answer;
 
 /// One app with these keys beside nothing else.
 fn with(keys: &str) -> TestApp {
@@ -15,7 +14,7 @@ fn with(keys: &str) -> TestApp {
 }
 
 /// The visitor's page says it in words and the program's answer by code.
-fn fails(test: &TestApp, status: u16, code: &str, says: &str) -> Answer {
+fn fails(test: &TestApp, status: u16, code: &str, says: &str) {
     let held = test.visitor().fetch("/bad/");
     assert_eq!(held.status, status, "{}", held.body);
     assert_eq!(held.header("content-type"), Some("application/problem+json"));
@@ -25,8 +24,8 @@ fn fails(test: &TestApp, status: u16, code: &str, says: &str) -> Answer {
     let told = |text: &str| text.to_lowercase().contains(&says);
     until(&format!("a page that says `{says}`, as {problem} does"), || {
         let page = test.visitor().open("/bad/");
-        (page.body.contains("<html") && (told(&page.body) || told(&problem.to_string()))).then_some(page)
-    })
+        (page.body.contains("<html") && (told(&page.body) || told(&problem.to_string()))).then_some(())
+    });
 }
 
 #[test]
@@ -48,12 +47,11 @@ fn never_listens() {
 fn exits_at_once() {
     let test =
         with("command = [\"python3\", \"-S\", \"-c\", \"import sys; sys.exit('cannot find the data')\"]");
-    let page = fails(&test, 503, "start-failed", "status 1");
-    assert!(
-        page.body.contains("cannot find the data"),
-        "on loopback the last lines are shown: {}",
-        page.body
-    );
+    fails(&test, 503, "start-failed", "status 1");
+    // Between two tries; a page that comes while it is tried again tells of that.
+    until("the last lines are shown, on loopback", || {
+        test.visitor().open("/bad/").body.contains("cannot find the data").then_some(())
+    });
     test.event("instance-failed", "status 1");
     assert!(test.ok(&["logs", "bad"]).contains("cannot find the data"));
     // It is not started again for every visitor.
@@ -62,7 +60,7 @@ fn exits_at_once() {
     for _ in 0..20 {
         assert_eq!(test.visitor().fetch("/bad/").status, 503);
     }
-    assert!(starts() <= before + 1, "{} starts, then {}", before, starts());
+    assert!(starts() <= before + 5, "{} starts, then {}", before, starts());
 }
 
 #[test]
@@ -79,9 +77,11 @@ fn floods_its_log() {
     let test =
         with("command = [\"python3\", \"-S\", \"server.py\", \"{port}\"]\nenv = { FLOOD = \"150000\" }");
     assert_eq!(test.visitor().fetch("/bad/").status, 200);
-    let tail = test.ok(&["logs", "bad", "-n", "3"]);
+    // The shim may be at it still when the app answers.
+    let tail = until("the last line is in the log", || {
+        Some(test.ok(&["logs", "bad", "-n", "3"])).filter(|tail| tail.contains("line 149999"))
+    });
     assert_eq!(tail.lines().count(), 3, "{tail}");
-    assert!(tail.contains("line 149999"), "{tail}");
     let bytes = folder_size(&test.data().join("instances"));
     assert!(bytes < 20 << 20, "logs are rotated, but {bytes} bytes are kept");
 }

@@ -1,5 +1,7 @@
 //! Commands, their output and their exit status.
 
+use std::io::{BufRead, BufReader};
+
 use crate::test_app::{TestApp, is_alive, text, until};
 
 #[test]
@@ -82,13 +84,14 @@ fn ps_logs_stop_and_restart() {
 fn following_a_log_ends_with_the_instance() {
     let test = TestApp::with_one("hold = \"wait\"");
     test.visitor().open("/one/");
-    let follow =
+    let mut follow =
         test.skep().args(["logs", "one", "-f"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    until("the follower reads", || (test.ps()[0]["state"] == "ready").then_some(()));
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let first = lines.by_ref().find(|line| line.as_ref().is_ok_and(|line| line.contains("starting 1")));
+    assert!(first.is_some(), "what was there comes at once");
     test.ok(&["stop", "one"]);
-    let output = follow.wait_with_output().unwrap();
-    assert!(output.status.success());
-    assert!(text(&output.stdout).contains("starting 1"));
+    lines.for_each(drop);
+    assert!(follow.wait().unwrap().success());
 }
 
 #[test]
@@ -136,8 +139,9 @@ fn metrics_and_health_are_on_the_admin_address() {
     let line = log.lines().find(|line| line.contains("/metrics")).unwrap();
     let address = line.trim().trim_start_matches("http://").split('/').next().unwrap();
     let mut monitor = crate::web::Visitor::new(address.parse().unwrap());
-    let metrics = monitor.fetch("/metrics").body;
-    assert!(metrics.contains("skep_app_starts_total{"), "{metrics}");
+    until("the start is counted", || {
+        monitor.fetch("/metrics").body.contains("skep_app_starts_total{").then_some(())
+    });
     assert_eq!(monitor.fetch("/_skep/health/ready").status, 200);
     assert_eq!(test.visitor().fetch("/_skep/health/live").status, 200);
     assert_eq!(test.visitor().fetch("/metrics").status, 404, "not on the public address");

@@ -18,6 +18,7 @@ mod containers;
 #[path = "../../../docker/tests/it/daemon.rs"]
 mod daemon;
 mod engine_crash;
+mod lease;
 mod live;
 mod login;
 mod many;

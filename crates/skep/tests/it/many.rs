@@ -51,7 +51,7 @@ fn two_thousand_apps_are_ready_at_once() {
         resident >> 10,
         times[5].as_millis()
     );
-    assert!(ready.as_secs() < 20, "{ready:?}");
+    assert!(ready.as_secs() < 90, "{ready:?}");
     assert!(resident < 120 << 10, "{resident} kB");
     let mut held = test.visitor();
     assert_eq!(held.wait_for("/app-0003/").status, 200);

@@ -16,7 +16,7 @@ fn an_application_yml_is_printed_as_skeps_with_a_report() {
     let output = test.run(&["import", "shinyproxy", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let report = text(&output.stderr);
-    assert!(report.contains("application.yml:3:3: `title`: not yet: "), "{report}");
+    assert!(report.contains("application.yml:3:3: `title`: kept: "), "{report}");
     assert!(
         report.contains("application.yml:8:7: `TOKEN`: not yet: `${SKEP_DATA_DIR}` is not known here"),
         "{report}"

@@ -28,7 +28,8 @@ fn apps_outlive_a_killed_server_and_are_adopted() {
     };
     assert_eq!(ids(&test.ps()), ids(&rows), "`skep ps` tells the truth");
     assert_eq!(test.processes().len(), 3 + 1, "an app each, and the server: {:?}", test.processes());
-    assert_eq!(test.events().iter().filter(|event| event["kind"] == "instance-adopted").count(), 3);
+    let adopted = || test.events().iter().filter(|event| event["kind"] == "instance-adopted").count();
+    until("the journal has their adoption", || (adopted() == 3).then_some(()));
     let log = test.ok(&["logs", "one"]);
     assert!(log.contains("starting 1"), "the log came along: {log}");
 

@@ -14,7 +14,7 @@ pub(crate) const SERVER_PY: &str = include_str!("server.py");
 
 /// Waits until something holds; the text says what is waited for.
 pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         if let Some(found) = check() {
             return found;
@@ -129,9 +129,13 @@ impl TestApp {
         if !args.contains(&"--listen") {
             command.args(["--listen", &self.address.to_string()]);
         }
-        let child = command.spawn().unwrap();
+        // Another test that starts a program at this moment may hold a file open that was just written.
+        let child = until("the program is not being written", || match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            spawned => Some(spawned.unwrap()),
+        });
         self.server = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         self.address = loop {
             let log = self.log();
             let url = log.lines().find_map(|line| line.trim().strip_prefix("http://")?.strip_suffix('/'));
@@ -175,6 +179,12 @@ impl TestApp {
         kill_process(pid, Signal::TERM).unwrap();
         let status = until("the server ends", || server.try_wait().unwrap());
         assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Waits for the server to end by itself.
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
+        let mut server = self.server.take().unwrap();
+        until("the server ends by itself", || server.try_wait().unwrap())
     }
 
     pub(crate) fn visitor(&self) -> Visitor {
@@ -233,7 +243,7 @@ impl Drop for TestApp {
             let _ = server.wait();
         }
         // Successors, shims and apps: only those of this test's own folder, until none is left.
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             let left = processes_of(self.dir.path());
             if left.is_empty() {
                 break;

@@ -108,7 +108,7 @@ impl Visitor {
 
     /// Opens a page as a browser does: reloads the launch page until the app is there.
     pub(crate) fn wait_for(&mut self, path: &str) -> Answer {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(90);
         loop {
             let answer = self.open(path);
             if answer.status != 503 || Instant::now() > deadline {
@@ -136,7 +136,7 @@ impl Kept {
             Some(stream) => stream,
             None => BufReader::new(TcpStream::connect(self.address)?),
         };
-        stream.get_ref().set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.get_ref().set_read_timeout(Some(Duration::from_secs(90)))?;
         write!(stream.get_ref(), "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")?;
         let (mut status, mut length, mut closes) = (0, 0, false);
         loop {

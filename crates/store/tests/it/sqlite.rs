@@ -41,7 +41,7 @@ async fn reading_goes_on_while_another_process_writes() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(write, read) }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(300), async { tokio::join!(write, read) }).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::values::{
-    self, Expanded, canonical, cpus, element_of, expand, expression_in, list, milliseconds, size, text,
+    self, Expanded, Facts, canonical, cpus, element_of, expand, expression_in, list, milliseconds, size, text,
 };
-use super::{App, Draft, fates, idle_timeout, takes};
+use super::{App, Draft, fates, idle_timeout, server, takes};
 use crate::import::Kind;
 use crate::import::yaml::{Key, Node, Value};
 
@@ -79,8 +79,14 @@ impl Draft {
                 "containerenv" => self.env(&mut app, key, value),
                 "containercmd" => self.command(&mut app, key, value),
                 "containervolumes" => self.volumes(&mut app, key, value),
+                "parameters" => self.parameters(&mut app, &mut pending, key),
+                "containerimage" if value.text().is_some_and(|said| expression_in(said).is_some()) => {
+                    self.chosen_image(&app, &mut pending, key, value.text().unwrap_or_default());
+                }
+                "labels" => self.labels(&mut app, key, value),
+                "dockerdevicerequests" => self.device_requests(&mut app, key, value),
                 "containernetworkconnections" => {
-                    pending.connections = self.checked(key, value, "container.networks");
+                    pending.connections = self.checked(key, value, "container.networks", &app.of);
                 }
                 "accessexpression" => pending.expressions.push((key, false)),
                 "accessstrictexpression" => pending.expressions.push((key, true)),
@@ -95,14 +101,15 @@ impl Draft {
             }
         }
         let Some(image) = pending.image.take() else {
-            if !pending.external {
-                let text =
-                    format!("`{}` has no `container-image` that can be used; the app is left out", app.id);
-                self.say(spec.place, Kind::Differs, text);
-            }
+            let why = match pending.external {
+                true => "is an address elsewhere",
+                false => "has no `container-image` that can be used",
+            };
+            self.say(spec.place, Kind::Differs, format!("`{}` {why}; the app is left out", app.id));
             return None;
         };
         app.keys.insert("image", text(&image));
+        self.usual_icon(&mut app);
         self.settle(&mut app, pending);
         Some(app)
     }
@@ -139,7 +146,7 @@ impl Draft {
             },
             "externalurl" => {
                 pending.external = true;
-                self.not_yet(key, "the portal lists no other addresses; the app is left out");
+                self.not_yet(key, "the portal lists no other addresses");
             }
             "port" => {
                 let port = said.trim().parse::<u16>().ok().map(|port| port.to_string());
@@ -147,6 +154,12 @@ impl Draft {
             }
             "containermemorylimit" => self.converted(app, "limits.memory", size(said).map(|s| text(&s)), key),
             "containercpulimit" => self.converted(app, "limits.cpu", cpus(said), key),
+            "containermemoryrequest" if !self.swarm.is_empty() => {
+                self.converted(app, "container.reserve.memory", size(said).map(|s| text(&s)), key);
+            }
+            "containercpurequest" if !self.swarm.is_empty() => {
+                self.converted(app, "container.reserve.cpu", cpus(said), key);
+            }
             "containernetwork" => match takes("apps.a", "container.networks", &list(&[said.to_owned()])) {
                 Ok(()) => {
                     pending.network = Some(Some(said.to_owned()));
@@ -186,8 +199,9 @@ impl Draft {
                 Ok(..0) => self.without_meaning(key, "no limit but `max_instances` of `[defaults]`"),
                 most => self.converted(app, "max_instances", most.ok().map(|most| most.to_string()), key),
             },
-            "maxinstances" if said.trim() == "1" => self.kept(key, "an instance per user"),
-            "maxinstances" => self.not_yet(key, "one instance of an app per user so far"),
+            "maxinstances" => {
+                self.converted(app, "max_instances_per_user", values::instances_per_user(said), key);
+            }
             "dockeruser" => match takes("apps.a", "container.user", &text(said)) {
                 Ok(()) => self.set(app, "container.user", text(said), key),
                 Err(why) => {
@@ -195,7 +209,12 @@ impl Draft {
                     self.not_yet(key, &format!("{why}; {instead}"));
                 }
             },
-            "stoponlogout" => self.stop_on_logout(key, said),
+            "templategroup" => self.section(app, key, said),
+            "logourl" => self.icon(app, key, said),
+            "stoponlogout" => match server::stop_on_logout(said) {
+                Some(stops) => self.set(app, "stop_on_logout", stops.to_owned(), key),
+                None => self.wrong(key, "is neither `true` nor `false`"),
+            },
             "containerprivileged" if said == "false" => self.kept(key, "no container is privileged"),
             "containerprivileged" => {
                 self.not_yet(key, "give back what is needed with `container.capabilities`");
@@ -208,6 +227,45 @@ impl Draft {
         }
     }
 
+    /// What is asked before it starts. An app that asks is not started without.
+    fn parameters(&mut self, app: &mut App, pending: &mut Pending<'_>, key: &Key) {
+        let why = match &app.of.asked {
+            None => return,
+            Some(Err(why)) => why.clone(),
+            Some(Ok(asked)) => {
+                let (parameters, sets) = asked.write();
+                app.keys.insert("parameters", parameters);
+                app.keys.insert("parameter_sets", sets);
+                for what in &asked.left_out {
+                    self.not_yet(key, &format!("left out is {what}"));
+                }
+                return self
+                    .changed(key, "became `parameters` and `parameter_sets` (this goes for all below it)");
+            }
+        };
+        pending.sealed = true;
+        self.not_yet(key, &format!("{why}; write `parameters` by hand; {SHUT} (this goes for all below it)"));
+    }
+
+    /// An image whose name depends on what is chosen: each that there may be must be one.
+    fn chosen_image(&mut self, app: &App, pending: &mut Pending<'_>, key: &Key, said: &str) {
+        let wrong = match (expand(said.trim(), &app.of), &app.of.asked) {
+            (Expanded::Changed(image), Some(Ok(asked))) => {
+                let names = asked.filled(&image);
+                match names.iter().find_map(|name| name.parse::<skep_docker::Reference>().err()) {
+                    None => {
+                        pending.image = Some(image);
+                        return self.changed(key, "became `image` with Skep's placeholders");
+                    }
+                    Some(error) => error.to_string(),
+                }
+            }
+            (Expanded::Not(why), _) => why,
+            _ => "what is in it cannot be part of an image's name".to_owned(),
+        };
+        self.not_yet(key, &wrong);
+    }
+
     fn command(&mut self, app: &mut App, key: &Key, value: &Node) {
         let (mut words, mut changed) = (Vec::new(), false);
         if value.items().iter().any(|item| !matches!(item.value, Value::Text(_))) {
@@ -215,7 +273,7 @@ impl Draft {
             return;
         }
         for said in value.texts() {
-            match expand(said) {
+            match expand(said, &app.of) {
                 Expanded::Plain(word) => words.push(word),
                 Expanded::Changed(word) => {
                     changed = true;
@@ -247,26 +305,34 @@ impl Draft {
     }
 
     fn volumes(&mut self, app: &mut App, key: &Key, value: &Node) {
-        let mounts = self.checked(key, value, "container.mounts");
+        let mounts = self.checked(key, value, "container.mounts", &app.of);
         if !mounts.is_empty() {
             app.keys.insert("container.mounts", list(&mounts));
         }
     }
 
     /// The items of a list Skep's config takes; the others are named.
-    fn checked(&mut self, key: &Key, value: &Node, target: &'static str) -> Vec<String> {
-        let mut good = Vec::new();
+    fn checked(&mut self, key: &Key, value: &Node, target: &'static str, of: &Facts) -> Vec<String> {
+        let (mut good, mut changed) = (Vec::new(), false);
         for said in value.texts() {
-            let taken = match expression_in(said) {
-                Some(found) => Err(format!("`{found}` has no counterpart")),
-                None => takes("apps.a", target, &list(&[said.to_owned()])),
+            let taken = match expand(said, of) {
+                Expanded::Plain(item) => Ok(item),
+                Expanded::Changed(item) => {
+                    changed = true;
+                    Ok(item)
+                }
+                Expanded::Not(why) => Err(why),
             };
+            let taken = taken
+                .and_then(|item| takes("apps.a", target, &list(std::slice::from_ref(&item))).map(|()| item));
             match taken {
-                Ok(()) => good.push(said.to_owned()),
+                Ok(item) => good.push(item),
                 Err(why) => self.not_yet(key, &format!("\"{said}\" is left out: {why}")),
             }
         }
-        if !good.is_empty() {
+        if !good.is_empty() && changed {
+            self.changed(key, &format!("became `{target}` with Skep's placeholders"));
+        } else if !good.is_empty() {
             self.kept(key, &format!("`{target}`"));
         } else if value.texts().is_empty() {
             self.says_nothing(key, value);
@@ -343,7 +409,7 @@ impl Draft {
                     continue;
                 }
             };
-            let (said, changed) = match expand(said) {
+            let (said, changed) = match expand(said, &app.of) {
                 Expanded::Plain(said) => (said, false),
                 Expanded::Changed(said) => (said, true),
                 Expanded::Not(why) => {
@@ -443,7 +509,7 @@ impl Draft {
     }
 
     /// Writes a value, if Skep takes it.
-    fn set(&mut self, app: &mut App, target: &'static str, value: String, key: &Key) {
+    pub(super) fn set(&mut self, app: &mut App, target: &'static str, value: String, key: &Key) {
         match takes("apps.a", target, &value) {
             Ok(()) => {
                 app.keys.insert(target, value);

@@ -13,9 +13,12 @@ pub(super) enum Fate {
 use Fate::{Meaningless, NotYet, Unknown};
 
 const NO_FRAME: &str = "apps have addresses of their own here, without a frame around them";
-const ONE_LOOK: &str = "the portal has one look so far";
+const FITTED: &str = "an image is fitted into its place";
+const OWN_TEMPLATES: &str = "only templates of one's own read it";
+const OWN_MARK: &str = "browsers show Skep's mark on their tabs";
+const NO_SUPPORT: &str = "Skep names one address for all apps, `portal.support`";
 const LOCAL_USERS: &str = "Skep logs in users of its own so far";
-const DOCKER_ONLY: &str = "Skep runs containers on this machine's Docker Engine";
+const DOCKER_ONLY: &str = "Skep runs containers on a Docker Engine or a Docker Swarm";
 const NO_COUNTERPART: &str = "Skep has no counterpart";
 const UNKNOWN: &str = "ShinyProxy has no such setting at this place, as far as is known";
 
@@ -51,16 +54,16 @@ fn of_proxy(path: &str) -> (Fate, &'static str) {
     let first = path.split('.').next().unwrap_or_default();
     match first {
         "heartbeatrate" | "heartbeatenabled" => (Meaningless, "Skep sees by itself whether a page is open"),
-        "landingpage"
-        | "hidenavbar"
+        "landingpage" => (NotYet, "whoever logs in comes to the portal, or where they wanted to go"),
+        "hidenavbar"
         | "defaultwebsocketreconnectionmode"
         | "defaultshinyforcefullreload"
         | "defaultalwaysswitchinstance"
         | "defaultalwaysshowswitchinstance"
         | "defaulttrackappurl"
-        | "bodyclasses"
-        | "myappsmode"
-        | "allowtransferapp" => (Meaningless, NO_FRAME),
+        | "bodyclasses" => (Meaningless, NO_FRAME),
+        "myappsmode" => (Meaningless, "what runs for oneself is listed at `/_skep/apps`, and ended there"),
+        "allowtransferapp" => (NotYet, NO_COUNTERPART),
         "recoverrunningproxies" | "recoverrunningproxiesfromdifferentconfig" | "stopproxiesonshutdown" => {
             (Meaningless, "apps outlive Skep and are found again; `--stop-apps-on-exit` ends them with it")
         }
@@ -68,19 +71,13 @@ fn of_proxy(path: &str) -> (Fate, &'static str) {
         "seatwaittime" | "containerwaittimeout" => {
             (Meaningless, "a visitor waits for a seat as long as the app may take to start")
         }
-        "title"
-        | "logourl"
-        | "faviconpath"
-        | "templatepath"
-        | "templategroups"
-        | "notificationmessage"
-        | "defaultapplogourl"
-        | "defaultapplogowidth"
-        | "defaultapplogoheight"
-        | "defaultapplogostyle"
-        | "defaultapplogoclasses"
-        | "support" => (NotYet, ONE_LOOK),
-        "defaultmaxinstances" => (NotYet, "one instance of an app per user so far"),
+        "title" | "logourl" | "templatepath" | "defaultapplogourl" => (NotYet, "its value is no text"),
+        "defaultapplogowidth" | "defaultapplogoheight" | "defaultapplogostyle" | "defaultapplogoclasses" => {
+            (Meaningless, FITTED)
+        }
+        "faviconpath" => (NotYet, OWN_MARK),
+        "notificationmessage" => (NotYet, "its value is no text"),
+        "support" => (Meaningless, "whoever writes to `portal.support` chooses the subject"),
         "defaultcacheheadersmode" => (Meaningless, "an app's own cache headers count"),
         "containerlogpath"
         | "containerlogs3accesskey"
@@ -114,7 +111,7 @@ fn of_docker(key: &str) -> (Fate, &'static str) {
         "internalnetworking" | "portrangestart" | "portrangemax" | "containerprotocol" | "targeturl"
         | "targetbindip" => (Meaningless, "Skep dials containers at their own addresses; see `docker.dial`"),
         "privileged" => (NotYet, "give back what is needed with `container.capabilities`"),
-        "servicewaittime" => (NotYet, "the Swarm comes with a later version"),
+        "servicewaittime" => (Meaningless, "a start has `start_timeout`, and says what it waits for"),
         "imagepullsecret" | "imagepullsecrets" | "lokiurl" => (NotYet, NO_COUNTERPART),
         _ => (Unknown, UNKNOWN),
     }
@@ -133,32 +130,24 @@ pub(super) fn of_spec(key: &str) -> (Fate, &'static str) {
         "containermemoryrequest" | "containercpurequest" => {
             (Meaningless, "one engine reserves nothing; limits count")
         }
-        "templategroup"
-        | "templateproperties"
-        | "logourl"
-        | "logowidth"
-        | "logoheight"
-        | "logostyle"
-        | "logoclasses"
-        | "favicon"
-        | "faviconpath"
-        | "supportmailtoaddress"
-        | "supportmailsubject"
-        | "customappdetails" => (NotYet, ONE_LOOK),
-        "parameters" => (NotYet, "Skep has no form before a start"),
+        "templateproperties" | "customappdetails" => (Meaningless, OWN_TEMPLATES),
+        "logowidth" | "logoheight" | "logostyle" | "logoclasses" => (Meaningless, FITTED),
+        "templategroup" | "logourl" => (NotYet, "its value is no text"),
+        "favicon" | "faviconpath" => (NotYet, OWN_MARK),
+        "supportmailtoaddress" | "supportmailsubject" => (NotYet, NO_SUPPORT),
         "dockerregistrydomain" | "dockerregistryusername" | "dockerregistrypassword" => {
             (NotYet, "run `docker login` as Skep's user instead")
         }
-        "dockerswarmsecrets" => (NotYet, "name files under `secrets`; an app finds them in `/run/secrets`"),
+        "dockerswarmsecrets" => {
+            (NotYet, "name files under `secrets`; Skep makes secrets of the Swarm of them")
+        }
         "containerenvfile" => (NotYet, "write its lines under `env`, what is secret under `secrets`"),
         "targetpath"
         | "httpheaders"
         | "cacheheadersmode"
         | "additionalportmappings"
-        | "labels"
         | "containerdns"
         | "dockerruntime"
-        | "dockerdevicerequests"
         | "dockeripc"
         | "dockergroupadd"
         | "resourcename" => (NotYet, NO_COUNTERPART),

@@ -34,6 +34,7 @@ impl Draft {
             }
             _ if is_authentication(path) => self.authentication(path, key, value),
             "proxy.users" => self.users(key, value),
+            "proxy.templategroups" => self.template_groups(key, value),
             "proxy.admingroups" => {
                 self.admins.groups.extend(plain_texts(value));
                 self.changed(key, "their members are added as administrators, see `users`");
@@ -60,6 +61,9 @@ impl Draft {
     }
 
     fn one_text(&mut self, path: &str, key: &Key, said: &str) {
+        if self.look(path, key, said) {
+            return;
+        }
         match path {
             "proxy.port" => match said.trim().parse() {
                 Ok(port) => self.port = Some((key.clone(), port)),
@@ -85,8 +89,14 @@ impl Draft {
                 }
                 None => self.wrong(key, "is no number of minutes"),
             },
-            "proxy.defaultstopproxyonlogout" => self.stop_on_logout(key, said),
-            "proxy.defaultmaxinstances" if said.trim() == "1" => self.kept(key, "Skep's default, too"),
+            "proxy.defaultmaxinstances" => match values::instances_per_user(said) {
+                Some(most) => self.default(key, "max_instances_per_user", most, "of each app"),
+                None => self.wrong(key, "is no number of instances"),
+            },
+            "proxy.defaultstopproxyonlogout" => match stop_on_logout(said) {
+                Some(stops) => self.default(key, "stop_on_logout", stops.to_owned(), "for every app"),
+                None => self.wrong(key, "is neither `true` nor `false`"),
+            },
             "proxy.maxtotalinstances" => {
                 let Ok(most) = said.trim().parse::<i64>() else {
                     self.wrong(key, "is no number");
@@ -105,9 +115,10 @@ impl Draft {
             "proxy.containerbackend" => match said {
                 "docker" => self.kept(key, "an app with an `image` runs on Docker"),
                 "docker-swarm" => {
-                    self.not_yet(
+                    self.swarm.insert("join_secret_file", text(&self.join_secret));
+                    self.changed(
                         key,
-                        "the Swarm comes with a later version; apps run on this machine's engine",
+                        "`[swarm]`; every node needs an agent and this secret, see docs/swarm.md",
                     );
                 }
                 _ => self.not_yet(key, "apps run on this machine's Docker Engine"),
@@ -145,13 +156,6 @@ impl Draft {
                 self.not_yet(key, &format!("\"{other}\"; people log in as users of Skep's own until then"));
             }
             None => self.not_yet(key, "its value is no text; people log in as users of Skep's own"),
-        }
-    }
-
-    pub(super) fn stop_on_logout(&mut self, key: &Key, said: &str) {
-        match said {
-            "false" => self.kept(key, "Skep ends no app when somebody logs out"),
-            _ => self.not_yet(key, "an app ends `idle_timeout` after the last visitor has left"),
         }
     }
 
@@ -228,8 +232,12 @@ impl Draft {
         }
     }
 
+    pub(super) fn has_login(&self) -> bool {
+        self.auth.get("provider").is_some_and(|provider| provider.contains("local"))
+    }
+
     pub(super) fn listen(&mut self) {
-        let login = self.auth.get("provider").is_some_and(|provider| provider.contains("local"));
+        let login = self.has_login();
         let (host, port) = (self.host.take(), self.port.take());
         let wanted = host.as_ref().map_or("0.0.0.0", |(_, host)| host.as_str());
         // Without a login Skep would refuse to start on an address others can reach.
@@ -254,6 +262,15 @@ impl Draft {
                 self.changed(key, "became `server.listen` on this machine only, as there is no login");
             }
         }
+    }
+}
+
+/// A truth value as Spring reads it.
+pub(super) fn stop_on_logout(said: &str) -> Option<&'static str> {
+    match said.trim().to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Some("true"),
+        "false" | "off" | "no" | "0" => Some("false"),
+        _ => None,
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 use super::super::yaml;
 use super::*;
 
+mod look;
+
 fn import_text(text: &str) -> Imported {
     import(&yaml::parse(text).unwrap_or_else(|wrong| panic!("{wrong:?}")), &|_| None)
 }
@@ -95,7 +97,9 @@ fn one_machine_with_users_is_carried_over() {
     assert_eq!(genes.users.as_ref().unwrap(), &["ada"]);
     assert_eq!(file.defaults.per_user, Some(true));
     assert_eq!(file.defaults.env["SHINYPROXY_USERNAME"], "{user}");
+    assert_eq!(file.defaults.env["SHINYPROXY_USERGROUPS"], "{groups:upper}");
     assert_eq!(file.defaults.env["SHINYPROXY_PUBLIC_PATH"], "{base_path}/");
+    assert_eq!(file.defaults.stop_on_logout, Some(true), "without being told");
     assert_eq!(file.defaults.idle_timeout, Some(Duration::from_secs(60)));
     assert!(note(&imported, "TOKEN").contains("not yet: `${TOKEN}` is not known here"));
     assert!(note(&imported, "HOME_OF").contains("changed: "));
@@ -125,23 +129,38 @@ fn networks_of_the_engine_are_joined_wherever_they_are_said() {
         "{}",
         imported.toml
     );
-    assert!(imported.toml.contains(
-        "[apps.own]\ncontainer.mounts = [\"/srv/own:/data:ro\"]\ncontainer.networks = [\"own-net\"]\n"
-    ));
+    let own = "[apps.own]\ncontainer.mounts = [\"/srv/own:/data:ro\", \"/home/{user}:/home\"]\ncontainer.networks = [\"own-net\"]\n";
+    assert!(imported.toml.contains(own), "{}", imported.toml);
     assert_eq!(file.apps.len(), 3);
-    assert!(
-        note(&imported, "container-volumes").contains("left out: `#{proxy.userId}`")
-            || imported.notes.iter().any(|n| n.text.contains("/home/#{proxy.userId}:/home\" is left out"))
+    assert_eq!(
+        note(&imported, "container-volumes"),
+        "changed: became `container.mounts` with Skep's placeholders"
     );
+    let elsewhere = one_app("container-volumes: ['/#{proxy.userId}:/x', '/home/#{groups[0]}:/y', '/srv:/z']");
+    assert!(elsewhere.toml.contains("container.mounts = [\"/srv:/z\"]\n"), "{}", elsewhere.toml);
     assert!(note(&imported, "container-network").contains("changed: "));
 }
 
 #[test]
-fn the_swarm_is_not_promised() {
+fn a_swarm_stays_a_swarm() {
     let imported = import_text(SWARM);
-    assert!(note(&imported, "container-backend").starts_with("not yet: the Swarm"));
+    assert!(
+        imported.toml.contains("[swarm]\njoin_secret_file = \"/run/secrets/skep_join\"\n"),
+        "{}",
+        imported.toml
+    );
+    assert!(imported.toml.contains("container.reserve.cpu = 1"), "{}", imported.toml);
+    assert!(note(&imported, "container-backend").contains("every node needs an agent"));
+    let root = yaml::parse(SWARM).unwrap();
+    let named = import(&root, &|name| (name == "SKEP_JOIN_SECRET_FILE").then(|| "/etc/skep/join".to_owned()));
+    assert_eq!(load(&named).server.swarm.unwrap().join_secret_file, Path::new("/etc/skep/join"));
+    assert_eq!(note(&imported, "container-cpu-request"), "kept: `container.reserve.cpu`");
     assert!(note(&imported, "docker-swarm-secrets").starts_with("not yet: "));
-    assert!(!imported.toml.contains("swarm"));
+    assert!(note(&imported, "service-wait-time").starts_with("without meaning"));
+    assert_eq!(
+        load(&imported).server.swarm.unwrap().join_secret_file,
+        std::path::Path::new("/run/secrets/skep_join")
+    );
 }
 
 #[test]
@@ -172,7 +191,15 @@ fn apps_in_the_background_run_as_long_as_they_did() {
         (Some(None), Some(Some(Duration::from_secs(86_400))))
     );
     assert_eq!(forever.env["WWW_ROOT_PATH"], "{base_path}/");
-    assert!(note(&imported, "stop-on-logout").starts_with("kept: "));
+    assert_eq!(note(&imported, "stop-on-logout"), "kept: `stop_on_logout`");
+    assert_eq!(
+        note(&imported, "default-stop-proxy-on-logout"),
+        "kept: `stop_on_logout` in `[defaults]`; for every app"
+    );
+    assert_eq!(
+        (file.defaults.stop_on_logout, forever.stop_on_logout, a_day.stop_on_logout),
+        (Some(false), Some(false), Some(true))
+    );
     assert!(note(&imported, "recover-running-proxies").starts_with("without meaning"));
 }
 
@@ -183,6 +210,7 @@ fn without_a_login_only_this_machine_is_served() {
     assert_eq!(file.server.listen[0].to_string(), "127.0.0.1:8080");
     assert!(note(&imported, "port").contains("this machine only"));
     assert!(note(&imported, "hide-navbar").starts_with("without meaning here: "));
+    assert_eq!(file.defaults.stop_on_logout, None, "nobody logs out");
     let ldap = import_text("proxy:\n  authentication: ldap\n  specs:\n  - {id: a, container-image: b}\n");
     assert!(note(&ldap, "authentication").starts_with("not yet: \"ldap\""));
     assert_eq!(
@@ -274,6 +302,68 @@ fn one_app(lines: &str) -> Imported {
         "proxy:\n  authentication: simple\n  docker: {{default-container-network: shared}}\n  specs:\n  - id: a\n    \
          container-image: lab/a\n    {lines}\n"
     ))
+}
+
+#[test]
+fn what_is_asked_before_a_start_is_carried_over() {
+    let imported = one_app(
+        "container-env: {SIZE: \"#{proxy.getRuntimeObject('SHINYPROXY_PARAMETERS').getValue('size')}\", \
+         DATA: \"d-#{ proxy.getRuntimeObject(\\\"SHINYPROXY_PARAMETERS\\\").backendValues['data'] }\"}\n    \
+         parameters:\n      template: <form>\n      definitions:\n      \
+         - {id: size, display-name: <b>How</b> much, default-value: 1-2, value-names: [{value: 1-2, name: small}]}\n      \
+         - {id: data, description: Which, default-value: none}\n      value-sets:\n      \
+         - {name: all, values: {size: 1-2, data: public}}\n      \
+         - {access-control: {groups: [lab, it]}, values: {size: [1-2, 2-8], data: [public, own]}}\n      \
+         - {access-control: {expression: x}, values: {size: 4-16, data: own}}\n      \
+         - {values: {size: 4-16}}",
+    );
+    let file = load(&imported);
+    let keys = app(&file, "a");
+    assert_eq!((keys.env["SIZE"].as_str(), keys.env["DATA"].as_str()), ("{param.size}", "d-{param.data}"));
+    for expected in [
+        r#"size = { title = "How much", default = "1-2", values = [{ value = "1-2", title = "small" }, "2-8"] }"#,
+        r#"data = { description = "Which", values = ["public", "own"] }"#,
+        r#"{ values = { data = ["public"], size = ["1-2"] } }"#,
+        r#"access = { groups = ["lab", "it"] } }"#,
+    ] {
+        assert!(imported.toml.contains(expected), "{expected}: {}", imported.toml);
+    }
+    assert!(!imported.toml.contains("4-16"), "{}", imported.toml);
+    let said: Vec<String> = imported.notes.iter().map(|note| note.text.clone()).collect();
+    for expected in
+        ["its `template`", "value set 3, as `expression`", "value set 4, as it has no values of `data`"]
+    {
+        assert!(said.iter().any(|said| said.contains(expected)), "{expected}: {said:?}");
+    }
+    assert!(said.iter().any(|said| said.contains("the default of `data`")), "{said:?}");
+    assert_eq!(access_of(&imported), (Vec::new(), Vec::new()), "whoever could open it can");
+}
+
+#[test]
+fn an_image_that_is_chosen_is_one_of_several() {
+    let with = |image: &str, values: &str| {
+        import_text(&format!(
+            "proxy:\n  authentication: simple\n  specs:\n  - id: a\n    container-image: \"{image}\"\n    \
+             parameters: {{definitions: [{{id: v}}], value-sets: [{{values: {{v: {values}}}}}]}}\n"
+        ))
+    };
+    let chosen = "lab/a:#{proxy.getRuntimeObject('SHINYPROXY_PARAMETERS').getValue('v')}";
+    let imported = with(chosen, "[1, 2]");
+    load(&imported);
+    assert!(imported.toml.contains(r#"image = "lab/a:{param.v}""#), "{}", imported.toml);
+    for (image, values) in [
+        (chosen, "[1, \"2 3\"]"),
+        ("lab/a:#{proxy.getRuntimeObject('SHINYPROXY_PARAMETERS').getValue('w')}", "[1]"),
+    ] {
+        let imported = with(image, values);
+        assert!(!imported.toml.contains("[apps.a]"), "{}", imported.toml);
+    }
+    // Nobody chooses where instances are shared, and an app that asks is not opened without.
+    let shared = one_app(
+        "minimum-seats-available: 1\n    parameters: {definitions: [{id: v}], value-sets: [{values: {v: [1]}}]}",
+    );
+    assert!(!shared.toml.contains("parameters"), "{}", shared.toml);
+    assert_eq!(access_of(&shared).1, ["access-not-carried-over"]);
 }
 
 fn access_of(imported: &Imported) -> (Vec<String>, Vec<String>) {
@@ -419,6 +509,21 @@ fn only_numbers_are_written_as_such() {
     assert_eq!(access_of(&imported).0, ["ada"]);
     let file = load(&imported);
     assert_eq!(app(&file, "a").env.keys().collect::<Vec<_>>(), ["GOOD"]);
+}
+
+#[test]
+fn how_many_one_user_may_have_is_carried_over() {
+    let of = |imported: &Imported| app(&load(imported), "a").max_instances_per_user;
+    let usual = one_app("display-name: x");
+    assert_eq!(load(&usual).defaults.max_instances_per_user, Some(1), "one, without being told");
+    for (said, most) in [("3", Some(3)), ("-1", Some(1000)), ("1", Some(1)), ("many", None), ("0", None)] {
+        let imported = one_app(&format!("max-instances: {said}"));
+        assert_eq!(of(&imported), most, "{said}");
+        let expected = if most.is_some() { "kept: " } else { "not yet: " };
+        assert!(note(&imported, "max-instances").starts_with(expected), "{said}");
+    }
+    let all = import_text("proxy:\n  default-max-instances: 4\n  specs: [{id: a, container-image: b}]\n");
+    assert_eq!(load(&all).defaults.max_instances_per_user, Some(4));
 }
 
 #[test]

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::parameters::{self, Asked};
+use crate::import::yaml::Node;
+
 /// Placeholders in one value; more than any config has.
 const MAX_PLACEHOLDERS: usize = 1000;
 /// Stand for the braces of a placeholder that stays as it is.
 const KEPT: [char; 2] = ['\u{1}', '\u{2}'];
 /// What Skep replaces in commands and environment.
-const SKEPS: [&str; 6] = ["{port}", "{socket}", "{base_path}", "{user}", "{app}", "{instance}"];
+const SKEPS: [&str; 8] =
+    ["{port}", "{socket}", "{base_path}", "{user}", "{groups}", "{groups:upper}", "{app}", "{instance}"];
 
 /// A key however it is written: `container-image`, `containerImage` and `container_image` are one. Letters and digits count, as
 /// they do for Spring, besides what parts names (`.`) and counts them (`[0]`).
@@ -38,7 +42,7 @@ pub(super) fn list(values: &[String]) -> String {
 }
 
 /// A key of TOML: bare where that is possible, otherwise in quotes and on one line, whatever is in it.
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
         return name.to_owned();
     }
@@ -72,6 +76,15 @@ pub(super) fn lifetime(said: &str) -> Option<String> {
     match said.trim().parse::<i64>().ok()? {
         -1 => Some("never".to_owned()),
         minutes @ 1..=525_600 => Some(format!("{minutes}m")),
+        _ => None,
+    }
+}
+
+/// How many instances of an app one user may have; `-1` for any number, which is as many as Skep counts.
+pub(super) fn instances_per_user(said: &str) -> Option<String> {
+    match said.trim().parse::<i64>().ok()? {
+        -1 => Some("1000".to_owned()),
+        most @ 1..=1000 => Some(most.to_string()),
         _ => None,
     }
 }
@@ -154,8 +167,8 @@ pub(super) enum Expanded {
 }
 
 /// Replaces ShinyProxy's expressions `#{…}` by Skep's placeholders, where there are such.
-pub(super) fn expand(value: &str) -> Expanded {
-    if let Some(skeps) = SKEPS.iter().find(|placeholder| value.contains(**placeholder)) {
+pub(super) fn expand(value: &str, of: &Facts) -> Expanded {
+    if let Some(skeps) = SKEPS.iter().chain(&["{param."]).find(|placeholder| value.contains(**placeholder)) {
         return Expanded::Not(format!("`{skeps}` in it is something Skep would replace"));
     }
     let mut out = String::new();
@@ -164,14 +177,14 @@ pub(super) fn expand(value: &str) -> Expanded {
     while let Some(found) = expression_in(rest) {
         let at = rest.find(found).unwrap_or_default();
         let inside = found.strip_prefix("#{").and_then(|inside| inside.strip_suffix('}'));
-        let Some(counterpart) = inside.and_then(counterpart) else {
+        let Some(counterpart) = inside.and_then(|inside| counterpart(inside, of)) else {
             return Expanded::Not(match found.strip_prefix('$') {
                 Some(_) => format!("`{found}` is not known here: write its value"),
                 None => format!("`{found}` has no counterpart"),
             });
         };
         out.push_str(&rest[..at]);
-        out.push_str(counterpart);
+        out.push_str(&counterpart);
         changed = true;
         rest = &rest[at + found.len()..];
     }
@@ -179,15 +192,96 @@ pub(super) fn expand(value: &str) -> Expanded {
     if changed { Expanded::Changed(out) } else { Expanded::Plain(out) }
 }
 
-fn counterpart(inside: &str) -> Option<&'static str> {
+fn counterpart(inside: &str, of: &Facts) -> Option<String> {
     let plain: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
-    Some(match plain.replace('"', "'").as_str() {
-        "proxy.userId" | "proxy.getUserId()" | "proxy.getRuntimeValue('SHINYPROXY_USERNAME')" => "{user}",
-        "proxy.getRuntimeValue('SHINYPROXY_PUBLIC_PATH')" => "{base_path}/",
-        "proxySpec.id" | "proxySpec.getId()" | "proxy.specId" | "proxy.getSpecId()" => "{app}",
-        "proxy.id" | "proxy.getId()" | "proxy.getRuntimeValue('SHINYPROXY_PROXY_ID')" => "{instance}",
+    let plain = plain.replace('"', "'");
+    if let Some(asked) = plain.strip_prefix("proxy.getRuntimeObject('SHINYPROXY_PARAMETERS').") {
+        let by_call = asked.strip_prefix("getValue('").and_then(|id| id.strip_suffix("')"));
+        let by_key = || asked.strip_prefix("backendValues['").and_then(|id| id.strip_suffix("']"));
+        return of.parameter(by_call.or_else(by_key)?);
+    }
+    let value = plain.strip_prefix("proxy.getRuntimeValue('SHINYPROXY_");
+    if let Some(value) = value.and_then(|value| value.strip_suffix("')")) {
+        return of.runtime_value(value);
+    }
+    let value = match plain.as_str() {
+        "proxy.userId" | "proxy.getUserId()" | "userId" => "USERNAME",
+        "T(String).join(',',groups)" | "T(java.lang.String).join(',',groups)" => "USERGROUPS",
+        "proxy.id" | "proxy.getId()" => "PROXY_ID",
+        "proxySpec.id" | "proxySpec.getId()" | "proxy.specId" | "proxy.getSpecId()" => "SPEC_ID",
+        "proxySpec.displayName" | "proxySpec.getDisplayName()" => "DISPLAY_NAME",
         _ => return None,
-    })
+    };
+    of.runtime_value(value)
+}
+
+/// What expressions can say of an app before it runs.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    id: String,
+    name: String,
+    image: String,
+    /// What is asked before it starts, or why that cannot be carried over.
+    pub(super) asked: Option<Result<Asked, String>>,
+}
+
+impl Facts {
+    pub(super) fn read(id: &str, spec: &Node) -> Self {
+        let said = |wanted: &str| {
+            let found = spec.entries().iter().find(|(key, _)| canonical(&key.text) == wanted);
+            found.and_then(|(_, node)| node.text()).map(|text| text.trim().to_owned())
+        };
+        Self {
+            id: id.to_owned(),
+            name: said("displayname").filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_owned()),
+            image: said("containerimage").unwrap_or_default(),
+            asked: Self::asked(spec),
+        }
+    }
+
+    fn asked(spec: &Node) -> Option<Result<Asked, String>> {
+        let find = |wanted: &str| spec.entries().iter().find(|(key, _)| canonical(&key.text) == wanted);
+        let (_, node) = find("parameters")?;
+        if find("minimumseatsavailable").is_some() {
+            return Some(Err("its instances are shared, and chosen by nobody".to_owned()));
+        }
+        let takes = |asked: Asked| {
+            let (parameters, sets) = asked.write();
+            super::takes("apps.a", "parameters", &parameters)?;
+            super::takes("apps.a", "parameter_sets", &sets).map(|()| asked)
+        };
+        Some(parameters::read(node).and_then(takes))
+    }
+
+    /// The placeholder of a parameter that can be carried over.
+    fn parameter(&self, id: &str) -> Option<String> {
+        let Some(Ok(asked)) = &self.asked else { return None };
+        asked.definitions.iter().any(|own| own.id == id).then(|| format!("{{param.{id}}}"))
+    }
+
+    /// What ShinyProxy calls `SHINYPROXY_…`.
+    fn runtime_value(&self, name: &str) -> Option<String> {
+        let known = match name {
+            "USERNAME" => "{user}",
+            // It writes groups in capitals.
+            "USERGROUPS" => "{groups:upper}",
+            "PUBLIC_PATH" => "{base_path}/",
+            "PROXY_ID" => "{instance}",
+            "CONTAINER_INDEX" => "0",
+            "SPEC_ID" => return literal(&self.id),
+            "DISPLAY_NAME" => return literal(&self.name),
+            "CONTAINER_IMAGE" => return literal(&self.image),
+            _ => return None,
+        };
+        Some(known.to_owned())
+    }
+}
+
+/// A text that neither Skep nor ShinyProxy replaces anything in.
+fn literal(text: &str) -> Option<String> {
+    let replaced =
+        SKEPS.iter().any(|placeholder| text.contains(placeholder)) || expression_in(text).is_some();
+    (!text.is_empty() && !replaced).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -246,14 +340,35 @@ mod tests {
     fn expressions_have_counterparts_or_are_named() {
         let plain = |text: &str| Expanded::Plain(text.to_owned());
         let changed = |text: &str| Expanded::Changed(text.to_owned());
+        let of = Facts {
+            id: "01_Web".to_owned(),
+            name: "The {user}".to_owned(),
+            image: "lab/web:1".to_owned(),
+            ..Facts::default()
+        };
+        let expand = |text: &str| expand(text, &of);
         let not = |text: &str| match expand(text) {
             Expanded::Not(why) => why,
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(expand("a $b #c $ {d} { port }"), plain("a $b #c $ {d} { port }"));
+        assert_eq!(expand("#{proxy.getRuntimeValue('SHINYPROXY_USERGROUPS')}"), changed("{groups:upper}"));
+        assert_eq!(expand("x #{T(String).join(',', groups)}"), changed("x {groups:upper}"));
+        assert_eq!(
+            expand("#{proxySpec.id}/#{proxy.getRuntimeValue('SHINYPROXY_CONTAINER_IMAGE')}"),
+            changed("01_Web/lab/web:1")
+        );
         assert_eq!(expand("/home/#{proxy.userId}/#{ proxy.getId() }"), changed("/home/{user}/{instance}"));
         assert_eq!(expand("#{proxy.getRuntimeValue(\"SHINYPROXY_PUBLIC_PATH\")}"), changed("{base_path}/"));
         assert!(not("x${TOKEN}").contains("`${TOKEN}` is not known"));
+        for odd in [
+            "#{proxySpec.displayName}",
+            "#{proxy.getRuntimeValue('SHINYPROXY_REALM_ID')}",
+            "#{USERNAME}",
+            "#{groups}",
+        ] {
+            assert!(matches!(expand(odd), Expanded::Not(_)), "{odd}");
+        }
         assert!(not("#{groups[0]}!").contains("`#{groups[0]}` has no counterpart"));
         assert!(not("#{proxy.userId").contains("has no counterpart"));
         assert!(not("plot({user})").contains("Skep would replace"));
