@@ -163,8 +163,8 @@ impl Intake {
         {
             return Err(Refusal::Busy);
         }
-        if open.promised_bytes + record::MAX_RECORD as u64 + FRAME_COST > self.spool.room() {
-            return Err(Refusal::Spool(SpoolError::Full("its data folder".to_owned())));
+        if let Some(refusal) = self.short_of_room(&open) {
+            return Err(refusal);
         }
         let hlc = open.clock.issue(now_ms, draft.epoch)?;
         if hlc::millis(hlc) < draft.opens_ms {
@@ -220,13 +220,21 @@ impl Intake {
         open.refusing.get_or_insert(Refusal::Draining);
     }
 
-    /// Why ballots are refused, if they are.
+    /// Why ballots are refused, if they are. That it takes a moment to get room is no reason.
     pub fn refusing(&self) -> Option<Refusal> {
         let open = self.open.lock();
-        let full = open.promised_bytes + record::MAX_RECORD as u64 + FRAME_COST > self.spool.room();
-        open.refusing
-            .clone()
-            .or_else(|| full.then(|| Refusal::Spool(SpoolError::Full("its data folder".to_owned()))))
+        let full = || self.short_of_room(&open).filter(|refusal| !matches!(refusal, Refusal::Busy));
+        open.refusing.clone().or_else(full)
+    }
+
+    fn short_of_room(&self, open: &Open) -> Option<Refusal> {
+        let needed = open.promised_bytes + record::MAX_RECORD as u64 + FRAME_COST;
+        // Asked first: what is made between the two questions then counts.
+        let more_comes = self.spool.is_making_room();
+        (needed > self.spool.room()).then(|| match more_comes {
+            true => Refusal::Busy,
+            false => Refusal::Spool(SpoolError::Full("its data folder".to_owned())),
+        })
     }
 
     fn take(&self) -> Option<(Batch, Arc<Outcome>)> {

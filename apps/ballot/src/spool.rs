@@ -85,6 +85,11 @@ pub trait Spool: Send + Sync + 'static {
     /// Bytes of records that can be committed for sure. An intake that promises no more never meets a full disk.
     fn room(&self) -> u64;
 
+    /// Whether more room is being made right now: too little then means to wait a moment, not that the disk is full.
+    fn is_making_room(&self) -> bool {
+        false
+    }
+
     /// Tries again to get room, when there is little. Called now and then.
     fn make_room(&self) -> BoxFuture<'_, ()>;
 }

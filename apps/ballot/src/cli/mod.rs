@@ -80,6 +80,9 @@ enum Command {
         /// Addresses that may speak for others in X-Forwarded-For
         #[arg(long, env = "BALLOT_TRUSTED_PROXIES", value_delimiter = ',')]
         trusted_proxy: Vec<Block>,
+        /// Where the fronts are, for links, when results stand alone
+        #[arg(long, env = "BALLOT_FRONTS_URL", default_value = "")]
+        fronts: String,
     },
     /// Verifies a receipt, or recounts a published list
     Check(check::CheckArgs),
@@ -280,9 +283,9 @@ async fn run(command: Command) -> Result<ExitCode, String> {
             tracing::info!("this front is at http://{}/", running.address);
             until_told(running, true, front.drain_seconds).await
         }
-        Command::Results { common, polls, store, trusted_proxy } => {
-            let options =
-                ResultsOptions { trust: Trust { proxies: trusted_proxy }, ..ResultsOptions::default() };
+        Command::Results { common, polls, store, trusted_proxy, fronts } => {
+            let trust = Trust { proxies: trusted_proxy };
+            let options = ResultsOptions { trust, fronts_base: fronts, ..ResultsOptions::default() };
             let running = serve::results(common.common()?, &store, &polls.of_file()?, options).await;
             let running = running.map_err(|e| e.to_string())?;
             tracing::info!("results are at http://{}/", running.address);

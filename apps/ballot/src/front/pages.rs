@@ -136,7 +136,7 @@ pub fn thanks(poll: &Poll, option: &OptionId, receipt: &str, results_base: &str)
 }
 
 /// All polls.
-pub fn index(polls: &[&Poll], now_ms: u64) -> String {
+pub fn index(polls: &[&Poll], results_base: &str, now_ms: u64) -> String {
     let mut list = String::new();
     for poll in polls {
         let state = if poll.is_open(now_ms) {
@@ -157,8 +157,12 @@ pub fn index(polls: &[&Poll], now_ms: u64) -> String {
     } else {
         format!("<h1>Polls</h1>\n<ul class=\"polls\">\n{list}</ul>")
     };
-    let check = "\n<p class=\"links\"><a href=\"check\">Check a receipt</a></p>";
-    frame("Polls", "", None, &(body + check))
+    let results = match results_base {
+        "" => String::new(),
+        base => escape(base.trim_end_matches('/')) + "/",
+    };
+    let check = format!("\n<p class=\"links\"><a href=\"{results}check\">Check a receipt</a></p>");
+    frame("Polls", "", None, &(body + &check))
 }
 
 /// A refusal for people. `depth` is the number of parts of the address.
@@ -196,7 +200,7 @@ mod tests {
         poll.question = "<script>alert(1)</script>".to_owned();
         poll.options[0].label = "\"><img>".to_owned();
         let view = View { poll: &poll, now_ms: 1, voted: false, invited: true };
-        for page in [vote(&view, ""), index(&[&poll], 1), thanks(&poll, &poll.options[0].id, "<b>", "")] {
+        for page in [vote(&view, ""), index(&[&poll], "", 1), thanks(&poll, &poll.options[0].id, "<b>", "")] {
             assert!(
                 !page.contains("<script>alert") && !page.contains("<img>") && !page.contains("<b>"),
                 "{page}"
@@ -216,5 +220,16 @@ mod tests {
         assert!(
             !vote(&View { poll: &poll, now_ms: u64::MAX, voted: false, invited: true }, "").contains("<form")
         );
+    }
+
+    #[test]
+    fn links_lead_to_results_elsewhere() {
+        let poll = crate::polls::demo();
+        let view = View { poll: &poll, now_ms: 1, voted: false, invited: true };
+        for base in ["/results", "/results/"] {
+            assert!(vote(&view, base).contains(&format!("href=\"/results/polls/{}/results\"", poll.id)));
+            assert!(index(&[&poll], base, 1).contains("href=\"/results/check\""));
+        }
+        assert!(index(&[&poll], "", 1).contains("href=\"check\""));
     }
 }

@@ -42,9 +42,10 @@ impl Front {
             (&Method::POST, ["api", "v1", "polls", id, "ballots"]) => self.post_ballot(call, peer, id).await,
             (&Method::GET | &Method::HEAD, ["polls", id]) => self.get_page(&call, peer, id),
             (&Method::POST, ["polls", id]) => self.post_form(call, peer, id).await,
-            (&Method::GET | &Method::HEAD, [""]) => {
-                Ok(web::page(StatusCode::OK, pages::index(&self.catalogue.load().all(), self.world.now_ms())))
-            }
+            (&Method::GET | &Method::HEAD, [""]) => Ok(web::page(
+                StatusCode::OK,
+                pages::index(&self.catalogue.load().all(), &self.options.results_base, self.world.now_ms()),
+            )),
             (&Method::GET, ["api", "v1", "polls"]) => {
                 Ok(web::json(StatusCode::OK, &self.catalogue.load().all()))
             }

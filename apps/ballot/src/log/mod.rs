@@ -11,7 +11,7 @@ pub(crate) mod segment;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -93,6 +93,7 @@ pub struct SegmentLog {
     shelves: RwLock<Vec<Shelf>>,
     standing: Mutex<Standing>,
     room: AtomicU64,
+    making_room: AtomicBool,
 }
 
 fn failed(what: &str, path: &Path, error: &std::io::Error) -> SpoolError {
@@ -163,6 +164,7 @@ impl SegmentLog {
             shelves: RwLock::new(shelves),
             standing: Mutex::new(Standing { log, start, end: next, max_hlc }),
             room: AtomicU64::new(0),
+            making_room: AtomicBool::new(false),
             options,
             log,
         };
@@ -182,6 +184,7 @@ impl SegmentLog {
             _ => 0,
         };
         self.room.store(here + next, Ordering::Release);
+        self.making_room.store(!matches!(writer.spare, Spare::Ready | Spare::Missing), Ordering::Release);
     }
 
     async fn commit_batch(&self, batch: &Batch) -> Result<(), SpoolError> {
@@ -504,6 +507,10 @@ impl Spool for SegmentLog {
 
     fn room(&self) -> u64 {
         self.room.load(Ordering::Acquire)
+    }
+
+    fn is_making_room(&self) -> bool {
+        self.making_room.load(Ordering::Acquire)
     }
 
     fn make_room(&self) -> BoxFuture<'_, ()> {

@@ -59,6 +59,8 @@ pub struct ResultsOptions {
     pub silent_ms: u64,
     /// Clock difference between fronts from which it is called an alarm, in milliseconds.
     pub clock_alarm_ms: i64,
+    /// Says where fronts are, for links; relative to the page when empty.
+    pub fronts_base: String,
     pub trust: Trust,
 }
 
@@ -68,6 +70,7 @@ impl Default for ResultsOptions {
             every: Duration::from_millis(300),
             silent_ms: 10_000,
             clock_alarm_ms: 1_000,
+            fronts_base: String::new(),
             trust: Trust::default(),
         }
     }

@@ -27,7 +27,17 @@ fn grouped(n: u64) -> String {
 }
 
 /// A poll's results.
-pub(super) fn results(poll: &Poll, count: &Count, statement: Option<&Statement>) -> String {
+/// `fronts_base`: where fronts are; relative to the page when empty.
+pub(super) fn results(
+    poll: &Poll,
+    count: &Count,
+    statement: Option<&Statement>,
+    fronts_base: &str,
+) -> String {
+    let vote = match fronts_base {
+        "" => format!("../{}", poll.id),
+        base => format!("{}/polls/{}", escape(base.trim_end_matches('/')), poll.id),
+    };
     let mut rows = String::new();
     for choice in &poll.options {
         let n = count.counts.get(choice.id.as_str()).copied().unwrap_or(0);
@@ -67,13 +77,12 @@ pub(super) fn results(poll: &Poll, count: &Count, statement: Option<&Statement>)
          <div><dt>Votes a second</dt><dd id=\"rate\">{rate:.0}</dd></div>\
          <div><dt>On their way</dt><dd id=\"pending\">{pending}</dd></div>\
          <div><dt>The count is</dt><dd id=\"state\">{state}</dd></div></dl>{silent}{proof}</div>\n\
-         <p class=\"links\"><a href=\"../{id}\">The poll</a> <a href=\"../../check\">Check a receipt</a></p>",
+         <p class=\"links\"><a href=\"{vote}\">The poll</a> <a href=\"../../check\">Check a receipt</a></p>",
         question = escape(&poll.question),
         voters = grouped(count.voters),
         rate = count.rate,
         pending = grouped(count.pending),
         proof = statement.map(proof).unwrap_or_default(),
-        id = poll.id,
     );
     frame(&format!("Results: {}", poll.question), "../../", Some("results.js"), &body)
 }
@@ -226,5 +235,27 @@ mod tests {
         assert!(
             found[0].contains("front c") && found[0].contains("4 ballots") && found[1].contains("1500 ms")
         );
+    }
+
+    #[test]
+    fn links_lead_to_fronts_elsewhere() {
+        let poll = crate::polls::demo();
+        let count = Count {
+            counts: Default::default(),
+            voters: 0,
+            pending: 0,
+            is_final: false,
+            closed: false,
+            rate: 0.0,
+            silent_logs: 0,
+        };
+        for (base, link) in [
+            ("", format!("\"../{}\"", poll.id)),
+            ("/", format!("\"/polls/{}\"", poll.id)),
+            ("https://vote.example.org", format!("\"https://vote.example.org/polls/{}\"", poll.id)),
+        ] {
+            let page = results(&poll, &count, None, base);
+            assert!(page.contains(&format!("<a href={link}>The poll</a>")), "{page}");
+        }
     }
 }

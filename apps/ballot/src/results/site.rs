@@ -138,7 +138,10 @@ impl Results {
         } else {
             None
         };
-        Ok(web::page(StatusCode::OK, pages::results(&poll, &count, statement.as_ref())))
+        Ok(web::page(
+            StatusCode::OK,
+            pages::results(&poll, &count, statement.as_ref(), &self.options.fronts_base),
+        ))
     }
 
     async fn statement(&self, headers: &HeaderMap, id: &str) -> Result<Reply, Problem> {

@@ -26,7 +26,7 @@ pub(crate) fn options() -> FrontOptions {
 }
 
 pub(crate) fn limits() -> HttpLimits {
-    HttpLimits { head: Duration::from_secs(2), body: Duration::from_secs(2), ..HttpLimits::default() }
+    HttpLimits { head: Duration::from_secs(15), body: Duration::from_secs(15), ..HttpLimits::default() }
 }
 
 /// Two options, open now.
@@ -112,7 +112,7 @@ pub(crate) async fn get(client: &Client, path: &str) -> Answer {
 
 /// Polls a condition with a deadline.
 pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !condition().await {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;

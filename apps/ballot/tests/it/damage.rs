@@ -54,7 +54,7 @@ async fn recovery_reads_a_beginning_of_what_was_written_or_refuses() {
     assert_eq!(inspect(&whole), Ok(Some((30, false))));
     let (mut dice, end) = (Dice(1), Instant::now() + Duration::from_secs(5));
     let (mut read, mut refused) = (0, 0);
-    while (read + refused < 4_000 || read == 0 || refused == 0) && Instant::now() < end {
+    while read == 0 || refused == 0 || (read + refused < 4_000 && Instant::now() < end) {
         let mut bytes = whole.clone();
         for _ in 0..=dice.roll(3) {
             if !bytes.is_empty() {

@@ -51,6 +51,13 @@ impl Process {
         self.child = Some(command.spawn().expect("starts"));
     }
 
+    /// Starts it anew if it ended by itself, as whoever runs it in earnest would: a worker does when it finds no database.
+    pub(crate) fn keep_up(&mut self) {
+        if self.child.as_mut().is_some_and(|child| child.try_wait().expect("wait").is_some()) {
+            self.revive();
+        }
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill");

@@ -43,7 +43,7 @@ impl Postgres {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("ballot-pg").tempdir().expect("dir");
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("mode");
-        let mut this = Self { folder, port: free_port(), server: None };
+        let mut this = Self { folder, port: 0, server: None };
         let data = this.folder.path().join("data");
         let mut initdb = as_postgres(&programs().join("initdb"), this.folder.path());
         let made = initdb
@@ -51,6 +51,8 @@ impl Postgres {
             .arg(&data)
             .status();
         assert!(made.expect("initdb").success());
+        // Not before: while the files are made, somebody else would get it.
+        this.port = free_port();
         this.revive().await;
         this
     }

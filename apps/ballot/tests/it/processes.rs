@@ -11,7 +11,7 @@ use ballot::load;
 use ballot::store::Database;
 
 use crate::app::until;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Process};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_while_everything_is_killed() {
@@ -57,6 +57,7 @@ async fn nothing_acknowledged_is_lost_while_everything_is_killed() {
         }
     }
     let report = voting.await.expect("voting");
+    deployment.fronts.iter_mut().chain(&mut deployment.workers).for_each(Process::keep_up);
     assert_eq!(report.acknowledged, votes, "every voter got through: {:?}", report.failures);
     let verdict = deployment.judge(&report).await;
     println!(
