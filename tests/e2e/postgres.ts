@@ -31,20 +31,21 @@ export async function postgres(): Promise<Database> {
   ];
   const server = spawn(program, words, { stdio: "ignore" });
   const ended = new Promise((resolve) => server.on("exit", resolve));
-  await ready(server, path.join(folder, ".s.PGSQL.5432"));
+  await ready(server, path.join(bin, "pg_isready"), folder);
   return {
     url: `postgres://postgres@${encodeURIComponent(folder)}/postgres`,
     async stop() {
       server.kill("SIGINT");
       await ended;
-      rmSync(folder, { recursive: true, force: true });
+      rmSync(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
     },
   };
 }
 
-async function ready(server: ChildProcess, socket: string): Promise<void> {
-  const until = Date.now() + 60_000;
-  while (!existsSync(socket)) {
+/** Its socket is there before it takes anybody in. */
+async function ready(server: ChildProcess, asking: string, folder: string): Promise<void> {
+  const until = Date.now() + 120_000;
+  while (spawnSync(asking, ["-q", "-h", folder], { stdio: "ignore" }).status !== 0) {
     if (server.exitCode !== null || Date.now() > until) throw new Error("PostgreSQL did not start");
     await pause(50);
   }

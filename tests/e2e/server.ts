@@ -1,6 +1,7 @@
 // Starts the real `skep` on a free port with a fresh data folder, and ends it with everything it started.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomInt } from "node:crypto";
 import {
   closeSync,
   copyFileSync,
@@ -54,7 +55,7 @@ export async function serve(...words: string[]): Promise<Server> {
     url,
     log: () => readFileSync(logFile, "utf8"),
     command(...args) {
-      const run = spawnSync(SKEP, [...args, "--data-dir", dataDir], { encoding: "utf8", timeout: 60_000 });
+      const run = spawnSync(SKEP, [...args, "--data-dir", dataDir], { encoding: "utf8", timeout: 120_000 });
       return { status: run.status, stdout: run.stdout, stderr: run.stderr };
     },
     async killAndRestart() {
@@ -65,7 +66,7 @@ export async function serve(...words: string[]): Promise<Server> {
       await server.end("SIGTERM");
       mkdirSync(LOGS, { recursive: true });
       copyFileSync(logFile, path.join(LOGS, `${path.basename(dataDir)}.log`));
-      rmSync(dataDir, { recursive: true, force: true });
+      rmSync(dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
     },
   };
 }
@@ -93,24 +94,24 @@ class Process {
       });
     });
     const process = new Process(child, ended, logFile);
-    const until = Date.now() + 30_000;
+    const until = Date.now() + 120_000;
     for (;;) {
-      const answer = await fetch(health).catch(() => undefined);
+      const answer = await fetch(health, { signal: AbortSignal.timeout(10_000) }).catch(() => undefined);
       if (answer?.ok) return process;
       const end = await Promise.race([ended, pause(50).then(() => undefined)]);
       if (end !== undefined || Date.now() > until) {
         child.kill("SIGKILL");
-        throw new Error(`skep serve ${end ?? "was not ready after 30 s"}:\n${process.log()}`);
+        throw new Error(`skep serve ${end ?? "was not ready after two minutes"}:\n${process.log()}`);
       }
     }
   }
 
   async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
     this.child.kill(signal);
-    const end = await Promise.race([this.ended, pause(60_000).then(() => undefined)]);
+    const end = await Promise.race([this.ended, pause(180_000).then(() => undefined)]);
     if (end !== undefined) return;
     this.child.kill("SIGKILL");
-    throw new Error(`skep did not end within a minute of ${signal}:\n${this.log()}`);
+    throw new Error(`skep did not end within three minutes of ${signal}:\n${this.log()}`);
   }
 
   private log(): string {
@@ -118,16 +119,23 @@ class Process {
   }
 }
 
+/** Below the ports that the kernel hands out to connections, and those that apps get: nobody takes it until the server has it, or
+ * while it is killed and started again. */
 async function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.on("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const address = probe.address();
-      probe.close(() => {
-        if (address !== null && typeof address === "object") resolve(address.port);
-        else reject(new Error("no free port"));
+  for (let tries = 0; tries < 200; tries += 1) {
+    const port = randomInt(11_000, 20_000);
+    const free = await new Promise<boolean>((resolve) => {
+      const probe = createServer();
+      probe.on("error", () => {
+        resolve(false);
+      });
+      probe.listen(port, "127.0.0.1", () => {
+        probe.close(() => {
+          resolve(true);
+        });
       });
     });
-  });
+    if (free) return port;
+  }
+  throw new Error("no free port");
 }

@@ -38,7 +38,7 @@ test.beforeAll(async () => {
   const ended = new Promise((resolve) => server.on("exit", resolve));
   await expect
     .poll(() => /ballot is at (http:\S+?)\/\s/.exec(readFileSync(logFile, "utf8"))?.[1] ?? "", {
-      timeout: 30_000,
+      timeout: 120_000,
     })
     .not.toBe("");
   base = /ballot is at (http:\S+?)\/\s/.exec(readFileSync(logFile, "utf8"))?.[1] ?? "";
@@ -120,7 +120,7 @@ test("a vote is recorded, changed, counted live, and its receipt verifies after 
   witness.calm();
 
   await admin("POST", "polls/fresh/close");
-  await expect(watching.locator("#state")).toHaveText("Final", { timeout: 30_000 });
+  await expect(watching.locator("#state")).toHaveText("Final", { timeout: 120_000 });
   await expect(watching.getByRole("link", { name: "All counted ballots" })).toBeVisible();
   await watching.screenshot({ path: path.join(SCREENS, "ballot-results.png"), fullPage: true });
   await watching.emulateMedia({ colorScheme: "dark" });

@@ -115,14 +115,14 @@ it.describe("without JavaScript", () => {
     await page.goto(`${stage.server.url}/scriptless/?deep=link`);
     await expect(page.getByRole("heading", { name: "Slow scriptless" })).toBeVisible();
     stage.go("scriptless");
-    await expect(page.getByRole("heading", { name: "It answers" })).toBeVisible({ timeout: 15_000 });
+    await expect(page.getByRole("heading", { name: "It answers" })).toBeVisible();
     expect(page.url()).toBe(`${stage.server.url}/scriptless/?deep=link`);
   });
 });
 
 it("says why an app does not start, and lets the visitor try again", async ({ page, stage }) => {
   await page.goto(`${stage.server.url}/broken/`);
-  await expect(page.getByText(/could not be started/i).first()).toBeVisible({ timeout: 30_000 });
+  await expect(page.getByText(/could not be started/i).first()).toBeVisible();
   await expect(launching(page)).toHaveCount(0);
   await page.screenshot({ path: path.join(SCREENS, "failure-desktop.png") });
   await expect(page.getByRole("button", { name: /try again/i })).toBeVisible();
@@ -142,9 +142,9 @@ it("is seen by the command line", async ({ page, stage }) => {
   const [instance, ...others] = seen();
   expect(others).toEqual([]);
   expect(instance).toMatchObject({ state: "ready", backend: "process", node: "local", taken: 1 });
-  expect(stage.server.command("logs", "seen").stdout).toContain("counting the bees");
+  await expect.poll(() => stage.server.command("logs", "seen").stdout).toContain("counting the bees");
 
   const stopped = stage.server.command("stop", instance?.id ?? "none");
   expect(stopped.status, stopped.stderr).toBe(0);
-  await expect.poll(seen, { timeout: 30_000 }).toEqual([]);
+  await expect.poll(seen).toEqual([]);
 });

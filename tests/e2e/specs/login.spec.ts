@@ -7,6 +7,7 @@ import path from "node:path";
 import { type Browser, type BrowserContext, expect, type Page, test, type WebSocket } from "@playwright/test";
 
 import { accessible } from "../axe.ts";
+import { submit } from "../forms.ts";
 import { postgres } from "../postgres.ts";
 import { REPOSITORY, serve, type Server } from "../server.ts";
 
@@ -15,7 +16,7 @@ const GOOD = "plum tree in June";
 const OTHER = "pear tree in July";
 const STORES = { SQLite: undefined, PostgreSQL: postgres };
 /** Starting R, or building an environment, on a busy machine. */
-const FIRST_PAINT = { timeout: 240_000 };
+const FIRST_PAINT = { timeout: 600_000 };
 
 /** Two apps: one for everybody who is logged in, one for nobody so far. */
 function config(): string {
@@ -36,7 +37,7 @@ mount = "/geyser/"
 access.groups = ["lab"]
 
 [defaults]
-start_timeout = "3m"
+start_timeout = "6m"
 `;
 }
 
@@ -51,14 +52,14 @@ async function choose(page: Page, password: string, name?: string): Promise<void
   if (name !== undefined) await page.getByLabel("Name").fill(name);
   await page.getByLabel("New password").fill(password);
   await page.getByLabel("The same again").fill(password);
-  await page.getByRole("button", { name: "Save and log in" }).click();
+  await submit(page, "Save and log in");
 }
 
 async function logIn(page: Page, name: string, password: string, stay = false): Promise<void> {
   await page.getByLabel("Name").fill(name);
   await page.getByLabel("Password", { exact: true }).fill(password);
   if (stay) await page.getByLabel("Stay signed in").check();
-  await page.getByRole("button", { name: "Log in" }).click();
+  await submit(page, "Log in");
 }
 
 /** The API as a page of ours calls it: with the login cookie, and the password once more. */
@@ -77,17 +78,20 @@ async function api(page: Page, method: string, words: string, body: object): Pro
 
 /** Opens an app that talks through a WebSocket, and hands that over. */
 async function openLive(page: Page, url: string): Promise<WebSocket> {
-  const socket = page.waitForEvent("websocket", FIRST_PAINT);
+  // A warm app may have said everything before the page is loaded.
+  const socket = page.waitForEvent("websocket", FIRST_PAINT).then(async (live) => {
+    await live.waitForEvent("framereceived", FIRST_PAINT);
+    return live;
+  });
   await page.goto(url);
   const live = await socket;
-  await live.waitForEvent("framereceived", FIRST_PAINT);
   expect(live.isClosed()).toBe(false);
   return live;
 }
 
 /** Milliseconds from the answer to `act` until the socket is closed; often it is closed before. */
 async function closes(live: WebSocket, act: () => Promise<unknown>): Promise<number> {
-  const closed = live.waitForEvent("close", { timeout: 10_000 }).then(() => Date.now());
+  const closed = live.waitForEvent("close", { timeout: 60_000 }).then(() => Date.now());
   await act();
   const done = Date.now();
   return Math.max(0, (await closed) - done);
@@ -242,7 +246,7 @@ for (const [name, database] of Object.entries(STORES)) {
       expect(kept?.expires).toBeGreaterThan(Date.now() / 1000 + 29 * 86_400);
 
       await bob.goto("/_skep/account");
-      const took = await closes(live, () => bob.getByRole("button", { name: "Sign out everywhere" }).click());
+      const took = await closes(live, () => submit(bob, "Sign out everywhere"));
       expect(took).toBeLessThan(1000);
       await expect(bob.getByRole("status")).toHaveText("You are signed out everywhere.");
       for (const page of [bob, phone]) {
