@@ -2,7 +2,7 @@
 
 SECONDS ?= 60
 MINUTES ?= 15
-.PHONY: fuzz bench soak attack
+.PHONY: fuzz bench bench-launch soak attack
 
 fuzz: ## Every fuzz target for SECONDS each
 	fuzz/run.sh $(SECONDS)
@@ -11,6 +11,10 @@ bench: ## Skep's edge against nginx, HAProxy and Traefik; the result goes to ben
 	@bench/edge/setup.sh
 	cargo build --release --locked --package skep
 	python3 bench/edge/bench.py --out bench/results
+
+bench-launch: ## From a click to the first byte of a container, on Docker and on a Swarm, beside the engine alone (root)
+	cargo build --release --locked --package skep
+	python3 bench/launch/bench.py --out bench/results
 
 soak: ## Real apps and visitors for MINUTES, with a kill -9 of Skep each minute
 	@./setup.sh run

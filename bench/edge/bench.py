@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Skep's edge against nginx, HAProxy and Traefik: one run, rounds interleaved, medians, one result file.
+"""Skep's edge against nginx, HAProxy, Traefik and, where they are installed, Faucet and Shiny Server: one run, rounds interleaved, medians, one result file.
 
-  bench.py [--rounds N] [--seconds S] [--out DIR] [--only skep,nginx] [--http]
+  bench.py [--rounds N] [--seconds S] [--out DIR] [--only skep,nginx] [--http] [--ws]
 
 `make bench` builds what is needed and calls this. The app, the load and the proxy under measurement share this machine's
 cores, so requests per second say how proxies compare here, and CPU time per request (from the scheduler's own count of the
@@ -54,7 +54,7 @@ def ws_args(mode, server, path, cookie, *more):
 
 def ws_echo(server, seconds, cookie):
     before = cpu_ns(server.process.pid)
-    done = subprocess.run(ws_args("echo", server, "/echo/", cookie, CONNECTIONS, seconds),
+    done = subprocess.run(ws_args("echo", server, server.ws_path, cookie, CONNECTIONS, seconds),
                           capture_output=True, text=True, check=True).stdout
     cpu = cpu_ns(server.process.pid) - before
     messages, p50, p99 = map(int, done.split())
@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--idle", type=int, default=5000, help="idle WebSockets and held requests")
     parser.add_argument("--only", default="", help="names of proxies, with commas between")
     parser.add_argument("--http", action="store_true", help="measure requests only; the result is printed")
+    parser.add_argument("--ws", action="store_true", help="measure messages only (or too); the result is printed")
     parser.add_argument("--out", type=Path, help="folder for the result file; without it, it is printed")
     wanted = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -119,7 +120,7 @@ def main():
         stage.end()
     text = json.dumps(result, indent=1) + "\n"
     # Half a result must not take a whole one's place.
-    if wanted.out and not wanted.http:
+    if wanted.out and not (wanted.http or wanted.ws):
         wanted.out.mkdir(parents=True, exist_ok=True)
         file = wanted.out / f"edge-{result['date'][:10]}.json"
         file.write_text(text)
@@ -148,19 +149,24 @@ def run(stage, wanted):
     cookie = skep.cookie()
     result["versions"] = {server.name: server.version() for server in servers}
     result["idle_kib"] = fresh
-    for server in servers:
-        wrk(server, 2, cookie)
-    say("requests")
-    result["http"] = interleaved(servers, wanted.rounds, lambda server: wrk(server, wanted.seconds, cookie))
-    say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["http"].items()})
-    if wanted.http:
+    whole = not (wanted.http or wanted.ws)
+    if whole or wanted.http:
+        for server in servers:
+            wrk(server, 2, cookie)
+        say("requests")
+        result["http"] = interleaved(servers, wanted.rounds, lambda server: wrk(server, wanted.seconds, cookie))
+        say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["http"].items()})
+    if whole or wanted.ws:
+        say("messages")
+        measure = lambda server: ws_echo(server, wanted.seconds, skep.login)
+        result["websocket"] = interleaved([s for s in servers if s.ws_path], wanted.rounds, measure)
+        say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["websocket"].items()})
+    if not whole:
         return result
-    say("messages")
-    result["websocket"] = interleaved(servers, wanted.rounds, lambda server: ws_echo(server, wanted.seconds, skep.login))
-    say({name: (round(run["per_s"]), run["cpu_us"]) for name, run in result["websocket"].items()})
     say("idle WebSockets")
     # HAProxy keeps file descriptors back for what else it may need: its limit here is 9,500 connections.
-    result["idle_websockets"] = {s.name: holding("idle", s, "/echo/", wanted.idle, skep.login) for s in servers}
+    result["idle_websockets"] = {
+        s.name: holding("idle", s, s.ws_path, wanted.idle, skep.login) for s in servers if s.idles}
     say("held requests")
     if skep in servers:
         result["held_requests"] = {"skep": holding("held", skep, "/never/", wanted.idle, skep.login)}

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOC = ROOT / "docs/benchmarks.md"
 IMAGES = ROOT / "docs/images"
-NAMES = {"skep": "Skep", "nginx": "nginx", "haproxy": "HAProxy", "traefik": "Traefik"}
+NAMES = {"skep": "Skep", "nginx": "nginx", "haproxy": "HAProxy", "traefik": "Traefik", "faucet": "Faucet", "shiny-server": "Shiny Server"}
 
 
 def table(rows):
@@ -36,10 +36,11 @@ def proxied(result, part, what):
 def memory(result):
     rows = [["", "KiB per idle WebSocket", "lost", "KiB per held request", "lost", "fresh start, PSS", "fresh start, RSS"]]
     for name in result["http"]:
-        idle = result["idle_websockets"][name]
+        idle = result["idle_websockets"].get(name)
         held = result.get("held_requests", {}).get(name)
         fresh = result["idle_kib"][name]
-        rows.append([NAMES[name], f"{idle['kib']:.1f}", f"{idle['lost']} of {idle['connections']:,}",
+        rows.append([NAMES[name], f"{idle['kib']:.1f}" if idle else "not compared",
+                     f"{idle['lost']} of {idle['connections']:,}" if idle else "",
                      f"{held['kib']:.1f}" if held else "does not hold", f"{held['lost']}" if held else "",
                      f"{fresh['Pss'] / 1024:.1f} MiB", f"{fresh['Rss'] / 1024:.1f} MiB"])
     return table(rows)

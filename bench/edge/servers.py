@@ -4,6 +4,7 @@ Every proxy forwards to the same two ports of the same app, adds `X-Forwarded-Fo
 threads (or processes), and writes an access log to a file. What differs is said beside it.
 """
 
+import getpass
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SKEP = Path(os.environ.get("SKEP", ROOT / "target/release/skep"))
 WS = HERE / ".venv/ws"
+FAUCET = HERE / ".venv/bin/faucet"
 TRAEFIK = HERE / ".venv/bin/traefik"
 BODY = "0123456789abcdef" * 8
 
@@ -148,6 +150,8 @@ class Skep:
     """The release build as anybody runs it: routes, seats, metrics always; access log as JSON."""
 
     name = "skep"
+    ws_path = "/echo/"
+    idles = True
 
     def __init__(self, stage):
         self.stage, self.port, self.admin = stage, free_port(), free_port()
@@ -222,6 +226,14 @@ path = "{apps}"
 
 
 class Peer:
+    ws_path = "/echo/"
+    # Whether a WebSocket may stand still for as long as it likes.
+    idles = True
+
+    @staticmethod
+    def installed():
+        return True
+
     def __init__(self, stage, plain, echo):
         self.stage, self.port, self.plain, self.echo = stage, free_port(), plain, echo
 
@@ -335,7 +347,91 @@ serversTransport: {{ maxIdleConnsPerHost: 256 }}
         return "Traefik " + next((line.split()[-1] for line in found if line.startswith("Version")), "?")
 
 
-PEERS = [Nginx, Haproxy, Traefik]
+class Faucet(Peer):
+    """Two threads; optional, for it takes minutes to build. It starts R processes itself and forwards to nothing else, so what
+    it takes for `Rscript` starts the same app on the port that Faucet chose. It takes WebSockets apart into messages, pings
+    each second, and gives one up after 30 seconds without a message: those that stand still cannot be compared."""
+
+    name = "faucet"
+    ws_path = "/echo/?sessionId={session}&attempt=0"
+    idles = False
+
+    @staticmethod
+    def installed():
+        return FAUCET.exists()
+
+    def command(self):
+        d = self.stage.dir
+        (d / "faucet").mkdir()
+        # Not of Faucet's session, so that its CPU time is not counted as Faucet's; ends with the process Faucet watches.
+        rscript = write(d / "faucet/Rscript", f"""#!/bin/sh
+port=$(printf %s "$2" | sed -n 's/.*[.]port" = \\([0-9]*\\).*/\\1/p')
+case "$2" in
+*shiny.port*) exec setsid --wait setpriv --pdeathsig KILL {WS} serve "$port" ;;
+*) exec setsid --wait setpriv --pdeathsig KILL python3 {HERE}/servers.py app "$port" {d}/faucet ;;
+esac
+""")
+        rscript.chmod(0o755)
+        routes = write(d / "faucet/router.toml", "".join(f"""
+[[route]]
+route = "{route}"
+server_type = "{kind}"
+strategy = "{strategy}"
+workers = 1
+workdir = "{d}/faucet"
+""" for route, kind, strategy in [("/plain/", "plumber", "round-robin"), ("/echo/", "shiny", "ip-hash")]))
+        return ["env", "TOKIO_WORKER_THREADS=2", FAUCET, "--host", f"127.0.0.1:{self.port}", "--rscript", rscript,
+                "--log-file", d / "faucet-access.log", "router", "--conf", routes]
+
+    def version(self):
+        return subprocess.run([FAUCET, "--version"], capture_output=True, text=True).stdout.strip()
+
+
+class ShinyServer(Peer):
+    """One process, it has no more; measured where it is installed (Debian 12 has it as `shiny-server`). It starts R
+    processes itself and forwards to nothing else, so what it takes for `R` starts the same app on the port that it chose.
+    It talks SockJS, not plain WebSockets: those cannot be compared."""
+
+    name = "shiny-server"
+    ws_path = None
+    idles = False
+
+    @staticmethod
+    def installed():
+        return shutil.which("shiny-server") is not None
+
+    def command(self):
+        d = self.stage.dir / "shiny"
+        # The app runs as somebody else when Shiny Server is root: it insists.
+        user = "nobody" if os.getuid() == 0 else getpass.getuser()
+        for folder in [d, d / "app", d / "log", d / "bookmarks"]:
+            folder.mkdir()
+            folder.chmod(0o777)
+        write(d / "app/app.R", "# What is started in R's place is no R.\n")
+        self.r = write(d / "R", f"""#!/bin/sh
+port=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["port"])')
+printf 'shiny_launch_info: {{"pid": %d, "versions": {{}}}}\\n==END==\\n' $$
+# A login's path lacks what only root needs.
+PATH="$PATH:/usr/sbin" exec python3 {HERE}/servers.py app "$port" {d}
+""")
+        self.r.chmod(0o755)
+        conf = write(d / "shiny-server.conf", f"""
+run_as {user};
+access_log {self.stage.dir}/shiny-access.log combined;
+server {{
+    listen {self.port} 127.0.0.1;
+    location /plain {{ app_dir {d}/app; log_dir {d}/log; bookmark_state_dir {d}/bookmarks;
+        simple_scheduler 10000; }}
+}}
+""")
+        return ["env", f"R={self.r}", "shiny-server", conf]
+
+    def version(self):
+        shown = subprocess.run(["shiny-server", "--version"], capture_output=True, text=True).stdout.split("\n")
+        return shown[0].strip()
+
+
+PEERS = [peer for peer in [Nginx, Haproxy, Traefik, Faucet, ShinyServer] if peer.installed()]
 
 if __name__ == "__main__":
     # As an app of Skep: `servers.py app PORT DIR` becomes the nginx that answers.

@@ -3,6 +3,7 @@
 //! - `ws serve PORT`: answers plain requests with 200 and echoes the frames of WebSockets, one thread each;
 //! - `ws echo ADDR HOST PATH COOKIE CONNECTIONS SECONDS`: 64-byte messages back and forth; prints messages and microseconds
 //!   at the median and the 99th percentile;
+//!   `{session}` in PATH becomes a UUID of each connection's own;
 //! - `ws idle ADDR HOST PATH COOKIE CONNECTIONS`: opens WebSockets, says `ready`, waits for a line, then counts those that
 //!   still echo;
 //! - `ws held ADDR HOST PATH COOKIE CONNECTIONS`: sends requests, says `ready`, waits for a line, then counts those that
@@ -10,7 +11,8 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, process, thread};
 
 /// The example of RFC 6455 and its answer: every client here uses it.
@@ -137,7 +139,8 @@ impl Target<'_> {
         let mut stream = TcpStream::connect(self.addr)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        let Self { host, path, cookie, .. } = self;
+        let Self { host, cookie, .. } = self;
+        let path = self.path.replace("{session}", &session());
         let mut head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
         if !cookie.is_empty() {
             head.push_str(&format!("Cookie: {cookie}\r\n"));
@@ -163,6 +166,13 @@ fn message() -> Vec<u8> {
     let mut frame = vec![0x82, 0x80 | PAYLOAD as u8, 1, 2, 3, 4];
     frame.extend((0..PAYLOAD).map(|i| (i as u8) ^ [1, 2, 3, 4][i % 4]));
     frame
+}
+
+/// A name for a connection, in the form of a UUID, that none had before.
+fn session() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    format!("{:08x}-0000-4000-8000-{:012x}", COUNT.fetch_add(1, Relaxed), since & 0xffff_ffff_ffff)
 }
 
 /// One message there and back, checked.
