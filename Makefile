@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 LISTEN ?= 127.0.0.1:8080
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup run test fmt lint unit e2e tidy deny release clean
+.PHONY: help setup run test fmt lint unit e2e swarm tidy deny release clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ unit: ## The Rust tests
 e2e: ## The browser tests; ONLY=streamlit for one example
 	@./setup.sh test
 	@ONLY='$(ONLY)' .ci/test build e2e
+
+swarm: ## A Docker Swarm of its own, with faults and visitors (root); ONLY='power-off cut' for some of it
+	@./setup.sh test
+	@ONLY='$(ONLY)' .ci/test build swarm
 
 tidy: ## The house rules a compiler cannot see
 	@cargo xtask tidy

