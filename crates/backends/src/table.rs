@@ -107,7 +107,7 @@ impl<X: Send + Sync + 'static> Table<X> {
         instance.life.send_replace(Life::Failed(error));
     }
 
-    /// The instance has ended, and nothing of it is left.
+    /// The instance has ended: nothing of it serves anybody, and its backend clears away what may be left.
     pub(crate) async fn end(&self, instance: &Instance<X>, report: ExitReport) {
         let asked = instance.grace().is_some();
         self.instances.lock().remove(&instance.id);
@@ -167,7 +167,7 @@ impl<X> Instance<X> {
         }
     }
 
-    /// Waits until nothing of it is left.
+    /// Waits until it has ended.
     pub(crate) async fn ended(&self) -> ExitReport {
         let mut life = self.life.subscribe();
         let now = life.wait_for(|life| matches!(life, Life::Failed(_) | Life::Ended(_))).await;

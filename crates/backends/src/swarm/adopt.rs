@@ -54,7 +54,7 @@ impl Inner {
             if self.table.get(&labels.id).is_some() {
                 continue;
             }
-            match self.look_at_service(service, &tasks).await {
+            match self.look_at_service(service, &labels, &tasks).await {
                 Found::Alive(place) => adopted.push(self.take_over(service, labels, place)),
                 Found::Ended(lines, report) => ended.push(self.bury(labels.id, lines, report).await),
                 Found::Unfinished => {
@@ -80,10 +80,11 @@ impl Inner {
         }
     }
 
-    async fn look_at_service(&self, service: &Document, tasks: &[Task]) -> Found {
+    async fn look_at_service(&self, service: &Document, labels: &Labels, tasks: &[Task]) -> Found {
         let Some(task) = Task::newest(tasks, service.id()) else { return Found::Unfinished };
         let Some(place) = Place::of(task) else { return Found::Unfinished };
         if let Some(loss) = self.nodes.loss(&place.node) {
+            self.nodes.doubt(&place.node, &labels.network);
             return Found::Ended(Vec::new(), lost(loss));
         }
         if task.is_running() && !task.is_unwanted() {
@@ -102,6 +103,7 @@ impl Inner {
         let own = Own {
             service: parking_lot::Mutex::new(Some(service.id().to_owned())),
             place: parking_lot::Mutex::new(Some(place)),
+            network: parking_lot::Mutex::new(labels.network),
             noting: Noting::of(noted.clone()),
             ..Own::default()
         };

@@ -135,9 +135,15 @@ impl Inner {
         let Some((lines, report)) = self.judge_sign(instance, &place, sign).await? else { return Ok(false) };
         tracing::info!(instance = %instance.id, reason = report.reason, "has ended");
         self.settle(&instance.id, lines, report.clone()).await;
-        // Visitors are told at once; what is left is cleared away when the managers can be reached.
-        self.clear(&instance.id).await;
+        // Visitors are told first, who get another one meanwhile: the managers may be slow, all the more when a node is down.
+        let with_its_engine =
+            report.ended_by == EndedBy::Platform && self.nodes.is_unsteady(&place.node, Instant::now());
         self.table.end(instance, report).await;
+        self.clear(&instance.id).await;
+        if with_its_engine {
+            self.nodes.doubt(&place.node, &instance.own.network.lock());
+            self.renew_networks().await;
+        }
         Ok(true)
     }
 
@@ -147,14 +153,16 @@ impl Inner {
         place: &Place,
         sign: Sign,
     ) -> Result<Option<(Vec<String>, ExitReport)>, BackendError> {
+        if let Sign::Lost(loss) = sign {
+            return Ok(Some((Vec::new(), lost(loss))));
+        }
+        // However its task looks: with its service it was removed, and what its program did then is no crash.
+        let Some(there) = self.service(&instance.id).await.map_err(|e| swarm(&e))? else {
+            return Ok(Some((self.last_words(place).await, removed_from_outside())));
+        };
         let task = match sign {
-            Sign::Lost(loss) => return Ok(Some((Vec::new(), lost(loss)))),
             Sign::Task(task) => Some(task),
-            Sign::Event | Sign::Missing => {
-                let there = self.service(&instance.id).await.map_err(|e| swarm(&e))?;
-                let Some(there) = there else {
-                    return Ok(Some((self.last_words(place).await, removed_from_outside())));
-                };
+            _ => {
                 let tasks = self.tasks(Some(&[there.id().to_owned()])).await.map_err(|e| swarm(&e))?;
                 tasks.into_iter().find(|task| task.id == place.task)
             }

@@ -134,6 +134,7 @@ impl Inner {
             }
         };
         let launched = self.launched(&place, labels.port);
+        *instance.own.network.lock() = labels.network;
         *instance.own.place.lock() = Some(place);
         progress.report(Stage::Boot, format!("the container runs on {}", launched.node));
         Ok(launched)

@@ -110,6 +110,8 @@ struct Own {
     /// What the Swarm says of its task, while it is launched.
     task: tokio_watch::Sender<Option<Task>>,
     place: Mutex<Option<Place>>,
+    /// The id of the network it is in.
+    network: Mutex<String>,
     noting: Noting,
     /// Held by whoever finds out whether it has ended.
     ending: tokio::sync::Mutex<()>,

@@ -2,8 +2,8 @@
 //! nodes and no instance reaches another.
 //!
 //! An engine that is restarted while instances run keeps its bridge and refuses to make "another" of that id: such a node
-//! starts nothing in this network any more. Then the whole Swarm moves on to a network of the next number; the old one is
-//! removed once nothing uses it.
+//! starts nothing in this network any more. Then the whole Swarm moves on to a network of the next number, as soon as the node
+//! is back rather than when a visitor waits for it; the old one is removed at the next such move, if nothing uses it then.
 
 use serde_json::json;
 use skep_docker::{Engine, Error, Kind};
@@ -42,12 +42,23 @@ impl Inner {
             Some(newest) => self.make_network(newest.number + 1).await?,
             None => self.make_network(1).await?,
         };
-        for old in networks.iter().filter(|old| old.id != newest) {
+        // Somebody may just be about to start an instance in the one that was in use until now.
+        for old in networks.iter().filter(|old| old.id != newest && old.id != failed) {
             // Refused as long as an instance is in it; tried again the next time.
             let id = old.id.as_str();
             let _ = self.managers.ask(|engine| async move { engine.remove(Kind::Network, id).await }).await;
         }
         Ok(newest)
+    }
+
+    /// Leaves networks that the engine of a node which is back may not get over.
+    pub(super) async fn renew_networks(&self) {
+        for network in self.nodes.take_doubts() {
+            if let Err(error) = self.network_after(&network).await {
+                // The next launch there meets it, and does the same.
+                tracing::warn!(%error, "the apps' network that a restarted engine may not get over is still in use");
+            }
+        }
     }
 
     async fn make_network(&self, number: u32) -> Result<String, BackendError> {

@@ -49,6 +49,8 @@ struct Agents {
     back: HashMap<String, Instant>,
     /// When a node was last seen that was not ready.
     trouble: HashMap<String, Instant>,
+    /// Nodes whose instances ended with their engine, and the network these were in.
+    doubted: HashMap<String, String>,
 }
 
 impl Nodes {
@@ -116,6 +118,18 @@ impl Nodes {
             of.get(id).is_some_and(|at| now.saturating_duration_since(*at) < UNSTEADY_FOR)
         };
         agents.absent.contains_key(id) || lately(&agents.back) || lately(&agents.trouble)
+    }
+
+    /// Instances in this network ended with the node or its engine, which may not get over what it has left of it.
+    pub(super) fn doubt(&self, node: &str, network: &str) {
+        self.agents.lock().doubted.insert(node.to_owned(), network.to_owned());
+    }
+
+    /// The networks doubted on nodes that are back, each once.
+    pub(super) fn take_doubts(&self) -> BTreeSet<String> {
+        let mut agents = self.agents.lock();
+        let Agents { present, doubted, .. } = &mut *agents;
+        doubted.extract_if(|node, _| present.contains(node)).map(|(_, network)| network).collect()
     }
 
     /// Notes who is there now.
@@ -217,6 +231,7 @@ impl Inner {
         for (id, set) in self.nodes.due(begun, Instant::now()) {
             self.nodes.label(&self.managers, &id, set).await?;
         }
+        self.renew_networks().await;
         Ok(())
     }
 }
@@ -259,6 +274,10 @@ mod tests {
         nodes.take(present(&["b"]), at(200));
         assert!(nodes.is_unsteady("b", at(201)) && !nodes.has_workers());
         assert!(!nodes.is_unsteady("b", at(221)));
+        nodes.doubt("a", "n1");
+        nodes.doubt("b", "n1");
+        assert_eq!(nodes.take_doubts(), present(&["n1"]), "b is back");
+        assert!(nodes.take_doubts().is_empty(), "a is not");
         nodes.learn(HashMap::from([("c".to_owned(), node(true, true, "worker"))]), at(300));
         nodes.managers_are_away(at(300));
         assert!(nodes.is_unsteady("c", at(301)) && !nodes.is_unsteady("b", at(301)));

@@ -77,8 +77,11 @@ impl App {
         let mut instance = Instance::new(id.clone(), self.spec.revision, owner.clone(), turn.now);
         instance.variant = variant.clone();
         instance.warm = warm;
-        let first = self.line.front().filter(|_| !warm);
-        let queued = first.map(|first| turn.now.since(first.since));
+        let whose = |place: &&Place| {
+            owner.as_ref().is_none_or(|owner| *owner == place.principal && variant.name == place.name)
+        };
+        let place = self.line.iter().find(whose).filter(|_| !warm);
+        let queued = place.map(|place| turn.now.since(place.since));
         instance.stages.extend(queued.map(|queued| (Stage::Queue, millis(queued))));
         self.instances.push(instance);
         self.replace = false;
