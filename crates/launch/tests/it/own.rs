@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_launch::driver::DriverConfig;
 use skep_launch::{Claim, ClaimKind, Lease, Outcome, StopTarget};
-use skep_model::{AppSpec, Choice, InstanceId, Parameter, ParameterValue, Parameters, Principal};
+use skep_model::{AppSpec, Choice, EventKind, InstanceId, Parameter, ParameterValue, Parameters, Principal};
 
 use crate::fake::{Manner, World, app, claim, spec, until, user};
 
@@ -45,6 +45,28 @@ async fn seat(world: &World, claim: Claim) -> Lease {
         Outcome::Waiting(waiting) => waiting.granted().await.unwrap(),
         Outcome::Refused(refusal) => panic!("{refusal}"),
     }
+}
+
+#[tokio::test]
+async fn each_start_says_how_long_its_own_visitor_had_queued() {
+    let mut world = World::new(DriverConfig::default(), vec![own()]);
+    world.backend.manner("a", Manner { warm_up: Duration::from_secs(2), ..Manner::default() });
+    let Outcome::Waiting(ada) = world.handle.claim(page("ada", "")) else { panic!("it is cold") };
+    let ada_came = Instant::now();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before_bob = ada_came.elapsed();
+    let Outcome::Waiting(bob) = world.handle.claim(page("bob", "")) else { panic!("it is cold") };
+    until("bob's is started", || world.handle.instances().len() == 2).await;
+    let bobs_took = ada_came.elapsed() - before_bob;
+    ada.granted().await.unwrap();
+    bob.granted().await.unwrap();
+    until("the journal has both", || world.journal.len() >= 4).await;
+    let events = std::iter::from_fn(|| world.journal.try_recv().ok());
+    let ready: Vec<String> =
+        events.filter(|event| event.kind == EventKind::InstanceReady).map(|event| event.detail).collect();
+    let [_, bobs] = ready.as_slice() else { panic!("{ready:?}") };
+    let queued: u128 = bobs.split_once("queue ").unwrap().1.split_once(" ms").unwrap().0.parse().unwrap();
+    assert!(queued <= bobs_took.as_millis(), "{queued} ms, and he had waited {bobs_took:?}: {ready:?}");
 }
 
 #[tokio::test]

@@ -48,6 +48,11 @@ async fn what_goes_with_its_node_is_nothing_the_app_did() {
     let (ended, report) = harbour.exited().await;
     assert_eq!((ended, report.ended_by), (id, EndedBy::Platform), "{report:?}");
     assert!(report.reason.contains("skep-it"), "{report:?}");
+    until("it has left the network that the engine does not get over", async || {
+        let networks = engine.list(Kind::Network, &[("scope", "swarm")]).await.unwrap();
+        networks.iter().any(|network| network.text("/Name").unwrap().ends_with("_2")).then_some(())
+    })
+    .await;
     let (id, launched) = harbour.launch(web()).await;
     assert_eq!(get(&launched.unwrap(), "/").await.0, 200, "it goes on where it was");
     harbour.stop(&id).await;
