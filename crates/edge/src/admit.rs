@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use skep_identity::cookies::{GUEST_COOKIE, login_path};
 use skep_identity::{
-    Admission, Decision, GuestSealer, KeyRing, LoginCookie, SHARE_COOKIE, Session, SessionSealer, Share,
-    ShareIn, ShareSealer, WhyNot, share_cookie,
+    Admission, Decision, GuestSealer, KeyRing, LoginCookie, SHARE_COOKIE, SealedBy, Session, SessionSealer,
+    Share, ShareIn, ShareSealer, WhyNot, share_cookie,
 };
 use skep_launch::Refusal;
 use skep_model::{AppSpec, GuestId, Principal};
@@ -28,7 +28,7 @@ use crate::visit;
 
 /// The keys of the cookies that say who somebody is.
 pub(crate) struct Doors {
-    sessions: SessionSealer,
+    pub(crate) sessions: SessionSealer,
     guests: GuestSealer,
     shares: ShareSealer,
 }
@@ -137,6 +137,9 @@ pub(crate) fn admit(
 
 /// Adds the cookies of the admit phase to an answer, unless the answer speaks for itself: a logout must not be undone.
 pub(crate) fn set_cookies(response: &mut Response<EdgeBody>, cookies: Vec<HeaderValue>) {
+    if !cookies.is_empty() {
+        keep_private(response.headers_mut());
+    }
     for cookie in cookies {
         let name_of =
             |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
@@ -147,13 +150,41 @@ pub(crate) fn set_cookies(response: &mut Response<EdgeBody>, cookies: Vec<Header
     }
 }
 
+/// What carries somebody's cookie is for them alone: no cache on the way may keep it for others, whatever the app allows.
+fn keep_private(headers: &mut HeaderMap) {
+    let said: Vec<String> = headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .flat_map(|value| {
+            String::from_utf8_lossy(value.as_bytes())
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .collect::<Vec<_>>()
+        })
+        .filter(|part| !part.is_empty())
+        .collect();
+    let is = |part: &str, name: &str| part.eq_ignore_ascii_case(name);
+    if said.iter().any(|part| is(part, "private") || is(part, "no-store")) {
+        return;
+    }
+    let for_all = |part: &str| {
+        let name = part.split('=').next().unwrap_or_default().trim_end();
+        is(name, "public") || is(name, "s-maxage")
+    };
+    let kept = said.iter().map(String::as_str).filter(|part| !for_all(part));
+    let said = ["private"].into_iter().chain(kept).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::try_from(said) {
+        headers.insert(CACHE_CONTROL, value);
+    }
+}
+
 /// The login the visit bears, if it counts. A cookie half way to its end is renewed.
 fn logged_in(
     conn: &Conn,
     visit: &mut Visit,
     admission: &Admission,
     cookies: &mut Vec<HeaderValue>,
-) -> Option<Session> {
+) -> Option<(Session, SealedBy)> {
     let kind = LoginCookie::fitting(visit.client.https, visit.host.host(), admission.insecure_http)?;
     let sealer = &conn.worker.shared.doors.sessions;
     let now_ms = now_ms();
@@ -169,7 +200,7 @@ fn logged_in(
             Err(error) => tracing::warn!(%error, "a login could not be prolonged"),
         }
     }
-    Some(admitted.session)
+    Some((admitted.session, admitted.by))
 }
 
 /// Requests that another site's page made the browser send.
@@ -262,4 +293,28 @@ fn see_other(location: &str) -> Response<EdgeBody> {
 pub(crate) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_with_somebodys_cookie_is_for_them_alone() {
+        for (said, kept) in [
+            ("", "private"),
+            ("public, max-age=600", "private, max-age=600"),
+            ("Public,s-maxage=9, immutable", "private, immutable"),
+            ("no-cache=\"Set-Cookie, X\"", "private, no-cache=\"Set-Cookie, X\""),
+            ("private, max-age=1", "private, max-age=1"),
+            ("no-store", "no-store"),
+        ] {
+            let mut headers = HeaderMap::new();
+            if !said.is_empty() {
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static(said));
+            }
+            keep_private(&mut headers);
+            assert_eq!(headers[CACHE_CONTROL], kept, "{said}");
+        }
+    }
 }

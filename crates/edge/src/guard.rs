@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use skep_identity::{Admission, Session, Share};
+use skep_identity::{Admission, SealedBy, Session, SessionSealer, Share};
 use skep_model::{AppSpec, Principal, Source};
 
 use crate::routes::RouteTable;
 
 pub(crate) struct Guard {
-    /// `None`: admitted as one of everybody.
-    pub(crate) session: Option<Session>,
+    /// The login, and the key its cookie was sealed with. `None`: admitted as one of everybody.
+    pub(crate) session: Option<(Session, SealedBy)>,
     /// `None`: a page of ours.
     pub(crate) app: Option<Arc<AppSpec>>,
     /// Set for a guest on somebody else's instance.
@@ -23,12 +23,18 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Whether the exchange may go on.
-    pub(crate) fn holds(&self, admission: &Admission, routes: &RouteTable, now_ms: i64) -> bool {
+    pub(crate) fn holds(
+        &self,
+        admission: &Admission,
+        sessions: &SessionSealer,
+        routes: &RouteTable,
+        now_ms: i64,
+    ) -> bool {
         let principal = match &self.session {
             None => Principal::Anonymous,
             // Its idle time is prolonged by page loads, not by an open WebSocket, so only the absolute end counts here.
-            Some(session) if session.until_ms <= now_ms => return false,
-            Some(session) => match admission.standing(session) {
+            Some((session, by)) if session.until_ms <= now_ms || !sessions.has(*by) => return false,
+            Some((session, _)) => match admission.standing(session) {
                 Some(principal) => principal,
                 None => return false,
             },

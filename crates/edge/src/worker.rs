@@ -33,6 +33,9 @@ use crate::pool::{Budgets, Pool};
 use crate::request::{self, Conn};
 use crate::routes::RouteTable;
 
+/// Between two looks at whether those who are in may stay, besides at every change of the rules.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// What all loops share.
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
@@ -188,8 +191,8 @@ impl Worker {
                 changed = admission.changed() => if changed.is_err() { return },
                 // A server that was replaced has its tunnels still, and gets no routes any more.
                 changed = routes.changed(), if routed => routed = changed.is_ok(),
-                // Logins end by themselves, too.
-                () = tokio::time::sleep(Duration::from_secs(30)) => {}
+                // Logins end by themselves, too, and with the key of their cookie.
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             self.end_unwelcome();
         }
@@ -199,7 +202,9 @@ impl Worker {
         let (admission, routes) = (Arc::clone(&self.admission()), Arc::clone(&self.routes()));
         let now_ms = now_ms();
         let guards = self.guards.borrow();
-        let over = guards.values().filter(|guard| !guard.holds(&admission, &routes, now_ms));
+        let over = guards
+            .values()
+            .filter(|guard| !guard.holds(&admission, &self.shared.doors.sessions, &routes, now_ms));
         let over: HashSet<tokio::task::Id> = over.filter_map(|guard| guard.task).collect();
         drop(guards);
         if over.is_empty() {

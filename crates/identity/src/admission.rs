@@ -10,6 +10,7 @@ use skep_model::{AppSpec, InstanceId, Principal, UserName};
 use crate::cookies::LoginCookie;
 use crate::permission::Permission;
 use crate::policy::{Decision, Object, Policy};
+use crate::sealer::SealedBy;
 use crate::session::{Session, SessionId, SessionRules, SessionSealer};
 use crate::share::Share;
 
@@ -50,6 +51,7 @@ pub struct Sharing {
 pub struct Admitted {
     pub principal: Principal,
     pub session: Session,
+    pub by: SealedBy,
     /// The cookie shall be replaced; this goes into it.
     pub renewed: Option<Session>,
 }
@@ -71,7 +73,7 @@ impl Admission {
         opened.find_map(|opened| {
             let principal = self.standing(&opened.session)?;
             let renewed = opened.renew.then(|| opened.session.renewed(&self.rules, now_ms));
-            Some(Admitted { principal, session: opened.session, renewed })
+            Some(Admitted { principal, session: opened.session, by: opened.by, renewed })
         })
     }
 

@@ -323,16 +323,12 @@ mod tests {
             second.open("", &between).is_some(),
             "the other server has not looked yet and opens it all the same"
         );
-        assert_eq!(first.open_dated("", &old).map(|(_, current)| current), Some(true));
+        assert_eq!(first.open_dated("", &old).map(|(_, by)| by.current), Some(true));
         assert_eq!(two.take_up(&KeyRing::load(&path).unwrap()), TakenUp::Settling);
         one.settle();
         let new = first.seal("", b"new").unwrap();
         assert!(second.open("", &new).is_some() && rotated.open("c", "", &new).is_some());
-        assert_eq!(
-            first.open_dated("", &old).map(|(_, current)| current),
-            Some(false),
-            "time to seal it anew"
-        );
+        assert_eq!(first.open_dated("", &old).map(|(_, by)| by.current), Some(false), "time to seal it anew");
         assert_eq!(one.ids(), rotated.ids());
 
         KeyRing::rotate(&path, 0).unwrap();

@@ -34,7 +34,7 @@ pub use keyring::{IdentityError, KeyRing, MAX_KEYS, TakenUp};
 pub use local::{MAX_PASSWORD, MIN_PASSWORD, Passwords, Verdict, WeakPassword, check_choice, cores};
 pub use permission::{Permission, Permissions, Role};
 pub use policy::{Decision, Gives, Grant, Grantee, Object, Policy, Scope, Why, WhyNot, fold};
-pub use sealer::Sealer;
+pub use sealer::{SealedBy, Sealer};
 pub use seat::{SEAT_COOKIE, SeatCookie, SeatSealer};
 pub use session::{Opened, Session, SessionId, SessionRules, SessionSealer};
 pub use share::{SHARE_COOKIE, Share, ShareIn, ShareSealer, share_cookie};

@@ -4,12 +4,14 @@
 //! clear; a hash made with weaker settings is replaced at the next good login. Absent on purpose: users, sessions,
 //! throttling (see [`crate::throttle`]).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use skep_model::Secret;
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization;
@@ -48,8 +50,8 @@ pub enum Verdict {
 pub struct Passwords {
     turns: Arc<Semaphore>,
     line: Arc<Semaphore>,
-    /// Checked against when there is no such user, so that the answer takes as long. Made when first needed.
-    decoy: Arc<OnceLock<String>>,
+    /// Checked against when there is no such user, so that the answer takes as long.
+    decoy: Arc<str>,
 }
 
 impl Passwords {
@@ -59,7 +61,7 @@ impl Passwords {
         Self {
             turns: Arc::new(Semaphore::new(cores)),
             line: Arc::new(Semaphore::new(cores * WAITING_PER_CORE)),
-            decoy: Arc::default(),
+            decoy: decoy().into(),
         }
     }
 
@@ -71,7 +73,7 @@ impl Passwords {
         let known = stored.is_some();
         let decoy = Arc::clone(&self.decoy);
         let work = move || {
-            let stored = stored.as_deref().unwrap_or_else(|| decoy.get_or_init(decoy_hash));
+            let stored = stored.as_deref().unwrap_or(&decoy);
             let right = verify(stored, password.expose());
             let stale = right && known && is_stale(stored);
             let rehash = if stale { hash(normal(password.expose()).as_bytes()).ok() } else { None };
@@ -123,9 +125,11 @@ fn hash(password: &[u8]) -> Result<String, IdentityError> {
     Ok(hashed.to_string())
 }
 
-/// Of a password nobody knows.
-fn decoy_hash() -> String {
-    random::<32>().and_then(|nobody| hash(&nobody)).unwrap_or_default()
+/// A hash of nothing: it looks like one of ours, and checking against it takes as long.
+fn decoy() -> String {
+    let text = |bytes: &[u8]| STANDARD_NO_PAD.encode(bytes);
+    let (salt, output) = (random().unwrap_or([7; 16]), random().unwrap_or([7; 32]));
+    format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${}${}", text(&salt), text(&output))
 }
 
 fn verify(stored: &str, password: &str) -> bool {
@@ -256,6 +260,17 @@ mod tests {
         let passwords = Passwords::new(2);
         let stored = passwords.hash(secret("plum tree in June")).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
+        let decoy = decoy();
+        assert!(
+            !is_stale(&decoy) && decoy.len() == stored.len(),
+            "a guess at nobody's takes as long: {decoy}"
+        );
+        let reads = argon2().unwrap().verify_password(b"x", decoy.as_str());
+        assert_eq!(
+            reads,
+            Err(argon2::password_hash::Error::PasswordInvalid),
+            "compared, rather than refused"
+        );
         let right = passwords.check(Some(stored.clone()), secret("plum tree in June")).await;
         assert_eq!(right, Verdict::Right { rehash: None });
         assert_eq!(passwords.check(Some(stored.clone()), secret("plum tree in july")).await, Verdict::Wrong);

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use arc_swap::{ArcSwapOption, Guard};
 use subtle::ConstantTimeEq;
 
+use crate::sealer::SealedBy;
+
 /// Places; a power of two. A place that is taken costs some 400 bytes.
 const PLACES: usize = 1024;
 /// A longer text (the longest login cookie has some 1,200 bytes) is opened each time.
@@ -20,13 +22,12 @@ pub(crate) struct Kept {
     context: Box<str>,
     text: Box<str>,
     pub(crate) plain: Vec<u8>,
-    /// The key that seals now sealed it.
-    pub(crate) current: bool,
+    pub(crate) by: SealedBy,
 }
 
 impl Kept {
-    pub(crate) fn new(context: &str, text: &str, plain: Vec<u8>, current: bool) -> Self {
-        Self { context: context.into(), text: text.into(), plain, current }
+    pub(crate) fn new(context: &str, text: &str, plain: Vec<u8>, by: SealedBy) -> Self {
+        Self { context: context.into(), text: text.into(), plain, by }
     }
 }
 
@@ -79,10 +80,10 @@ impl fmt::Debug for Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyring::KeyRing;
+    use crate::keyring::{KID, KeyRing};
 
     fn keep(memory: &Remembered, context: &str, text: &str) {
-        memory.keep(Kept::new(context, text, vec![1], true));
+        memory.keep(Kept::new(context, text, vec![1], SealedBy { key: [0; KID], current: true }));
     }
 
     #[test]
@@ -123,16 +124,25 @@ mod tests {
         let ring = KeyRing::load_or_create(&path).unwrap();
         let sealer = ring.sealer("c");
         let text = sealer.seal("x", b"plain").unwrap();
+        let current = |text: &str| {
+            sealer.open_dated("x", text).map(|(plain, by)| {
+                assert_eq!(plain, b"plain");
+                by.current
+            })
+        };
         for _ in 0..2 {
-            assert_eq!(sealer.open_dated("x", &text), Some((b"plain".to_vec(), true)));
+            assert_eq!(current(&text), Some(true));
             assert_eq!(sealer.open("y", &text), None);
         }
         // A new key opens at once and seals later; the old one is not current any more then.
         ring.take_up(&KeyRing::rotate(&path, 1).unwrap());
-        assert_eq!(sealer.open_dated("x", &text), Some((b"plain".to_vec(), true)));
+        assert_eq!(current(&text), Some(true));
         ring.settle();
-        assert_eq!(sealer.open_dated("x", &text), Some((b"plain".to_vec(), false)));
+        assert_eq!(current(&text), Some(false));
+        let (_, by) = sealer.open_dated("x", &text).unwrap();
+        assert!(sealer.has(by));
         ring.take_up(&KeyRing::rotate(&path, 0).unwrap());
-        assert_eq!(sealer.open_dated("x", &text), None);
+        assert_eq!(current(&text), None);
+        assert!(!sealer.has(by));
     }
 }

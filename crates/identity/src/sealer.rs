@@ -61,6 +61,14 @@ impl KeysInForce {
     }
 }
 
+/// Which of the ring's keys sealed a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedBy {
+    pub(crate) key: [u8; KID],
+    /// It is the one that seals now. If not, seal the text anew: that key will go.
+    pub current: bool,
+}
+
 /// Seals and opens for one purpose. The name is authenticated, and so is the context given at each call.
 #[derive(Clone)]
 pub struct Sealer {
@@ -128,32 +136,37 @@ impl Sealer {
         self.open_dated(context, text).map(|(plain, _)| plain)
     }
 
-    /// As [`Sealer::open`], and whether the key that seals now sealed it. If not, seal it anew: that key will go.
-    pub fn open_dated(&self, context: &str, text: &str) -> Option<(Vec<u8>, bool)> {
+    /// As [`Sealer::open`], and what sealed it.
+    pub fn open_dated(&self, context: &str, text: &str) -> Option<(Vec<u8>, SealedBy)> {
         if text.len() > MAX_TEXT {
             return None;
         }
         let ciphers = self.ciphers();
         if let Some(kept) = ciphers.remembered.find(context, text) {
-            return Some((kept.plain.clone(), kept.current));
+            return Some((kept.plain.clone(), kept.by));
         }
-        let (plain, current) = self.decrypt(&ciphers, context, text)?;
-        ciphers.remembered.keep(Kept::new(context, text, plain.clone(), current));
-        Some((plain, current))
+        let (plain, by) = self.decrypt(&ciphers, context, text)?;
+        ciphers.remembered.keep(Kept::new(context, text, plain.clone(), by));
+        Some((plain, by))
     }
 
-    fn decrypt(&self, ciphers: &Ciphers, context: &str, text: &str) -> Option<(Vec<u8>, bool)> {
+    /// Whether what that key sealed still opens.
+    pub fn has(&self, by: SealedBy) -> bool {
+        self.force.0.load().list.iter().any(|key| key.id == by.key)
+    }
+
+    fn decrypt(&self, ciphers: &Ciphers, context: &str, text: &str) -> Option<(Vec<u8>, SealedBy)> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         if bytes.len() < HEAD + TAG || bytes.first() != Some(&VERSION) {
             return None;
         }
         let (head, sealed) = bytes.split_at(HEAD);
         let (kid, nonce) = head.get(1..)?.split_at(KID);
-        let (at, (_, cipher)) = ciphers.list.iter().enumerate().find(|(_, (id, _))| id == kid)?;
+        let (at, (key, cipher)) = ciphers.list.iter().enumerate().find(|(_, (id, _))| id == kid)?;
         let nonce: [u8; NONCE] = nonce.try_into().ok()?;
         let aad = self.aad(context);
         let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).ok()?;
-        Some((plain, at == ciphers.of.seals))
+        Some((plain, SealedBy { key: *key, current: at == ciphers.of.seals }))
     }
 
     // The zero byte keeps ("ab", "c") apart from ("a", "bc"); neither a name nor an app id can hold one.

@@ -12,7 +12,7 @@ use skep_model::UserName;
 
 use crate::cookies::LoginCookie;
 use crate::keyring::{IdentityError, KeyRing, random};
-use crate::sealer::Sealer;
+use crate::sealer::{SealedBy, Sealer};
 
 const VERSION: u8 = 1;
 const STAY: u8 = 1;
@@ -196,6 +196,7 @@ impl Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     pub session: Session,
+    pub by: SealedBy,
     /// Half the idle time is over, or an old key sealed it: send [`Session::renewed`].
     pub renew: bool,
 }
@@ -228,10 +229,16 @@ impl SessionSealer {
 
     /// The session in a cookie's value, if it is ours and not over.
     pub fn open(&self, cookie: LoginCookie, text: &str, now_ms: i64) -> Option<Opened> {
-        let (plain, current_key) = self.of(cookie).open_dated("", text)?;
+        let (plain, by) = self.of(cookie).open_dated("", text)?;
         let session = Session::decode(&plain).filter(|session| session.is_live(now_ms))?;
-        let renew = !current_key || session.is_half_idle(now_ms);
-        Some(Opened { session, renew })
+        let renew = !by.current || session.is_half_idle(now_ms);
+        Some(Opened { session, by, renew })
+    }
+
+    /// Whether cookies of that key still count.
+    pub fn has(&self, by: SealedBy) -> bool {
+        // One ring for both.
+        self.host.has(by)
     }
 }
 
@@ -255,7 +262,8 @@ mod tests {
         let (rules, first) = (SessionRules::default(), session(false));
         let text = sealer.seal(Host, &first).unwrap();
         let at = |hours: i64| sealer.open(Host, &text, NOW + hours * HOUR);
-        assert_eq!(at(5), Some(Opened { session: first.clone(), renew: false }));
+        let opened = at(5).unwrap();
+        assert!(opened.session == first && !opened.renew && sealer.has(opened.by));
         assert!(at(6).unwrap().renew);
         assert_eq!(at(12), None);
         let second = first.renewed(&rules, NOW + 6 * HOUR);

@@ -29,19 +29,33 @@ use crate::sanitize::host::Authority;
 use crate::sanitize::{self, connection_options};
 use crate::visit::{self, SKEP_LAUNCH};
 
-/// Cookies that are ours: they never reach an app, and an app cannot set them.
-const OUR_COOKIES: [&str; 6] =
-    ["skep-seat", "__Host-skep", "skep", "skep-guest", "skep-share", "skep-choice"];
+/// Families of fields without `X-` by which some proxy or framework says who somebody is.
+const OTHER_FAMILIES: [&str; 6] =
+    ["skep-", "remote-", "cf-access-", "tailscale-user-", "ssl-client-", "fastly-client-"];
 
 /// Hop-by-hop fields, and those we answer for ourselves; families of fields that say who somebody is or where a request
 /// came from.
 fn is_ours_to_say(name: &str) -> bool {
     let family = |rest: &str| {
-        let families = ["forwarded-", "original-", "sp-", "skep-", "remote-", "auth-request-"];
+        let families = [
+            "forwarded-",
+            "original-",
+            "sp-",
+            "skep-",
+            "remote-",
+            "auth-request-",
+            "authenticated-",
+            "webauth-",
+            "goog-authenticated-user-",
+            "goog-iap-",
+            "ms-client-principal",
+            "amzn-oidc-",
+            "ssl-client-",
+        ];
         families.iter().any(|family| rest.starts_with(family))
     };
     name.strip_prefix("x-").is_some_and(family)
-        || name.starts_with("skep-")
+        || OTHER_FAMILIES.iter().any(|family| name.starts_with(family))
         || matches!(
             name,
             "connection"
@@ -59,6 +73,7 @@ fn is_ours_to_say(name: &str) -> bool {
                 | "forwarded"
                 | "x-real-ip"
                 | "true-client-ip"
+                | "cf-connecting-ip"
                 | "x-client-ip"
                 | "x-cluster-client-ip"
                 | "x-rewrite-url"
@@ -81,6 +96,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
+const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -204,9 +220,12 @@ fn listed(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
     move |name| any && connection_options(headers).any(|option| option.eq_ignore_ascii_case(name.as_str()))
 }
 
+/// Whether a cookie, as `name=value`, is one of ours: they never reach an app, and an app cannot set them.
 fn is_ours(cookie: &str) -> bool {
-    let name = cookie.split('=').next().unwrap_or_default().trim_matches([' ', '\t']);
-    OUR_COOKIES.contains(&name)
+    // A cookie without a name comes back as its value alone, which would be name and value of one of ours then.
+    let named = cookie.trim_start_matches(['=', ' ', '\t']);
+    let name = named.split('=').next().unwrap_or_default();
+    skep_identity::cookies::is_ours(name.trim_matches([' ', '\t']))
 }
 
 /// The client's cookies without ours; several `Cookie` fields become one, as apps expect.
@@ -266,6 +285,11 @@ pub(crate) fn response_head(
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    if speaker == Speaker::App
+        && headers.get_all(SERVICE_WORKER_ALLOWED).iter().any(|scope| is_wide(scope, &upstream.base_path))
+    {
+        headers.remove(SERVICE_WORKER_ALLOWED);
+    }
     let strip = upstream.prefix == Prefix::Strip && !upstream.base_path.is_empty();
     if headers.contains_key(SET_COOKIE) && speaker == Speaker::App {
         set_cookies(headers, strip.then_some(upstream.base_path.as_str()));
@@ -277,6 +301,14 @@ pub(crate) fn response_head(
     {
         headers.insert(LOCATION, moved);
     }
+}
+
+/// Whether a service worker with that scope would get to serve the pages of other apps, the login among them.
+fn is_wide(scope: &HeaderValue, base_path: &str) -> bool {
+    let scope = scope.as_bytes();
+    // Browsers resolve dots, spelled in whichever way.
+    let dotted = scope.windows(2).any(|two| two == b"..") || scope.contains(&b'%') || scope.contains(&b'\\');
+    !base_path.is_empty() && (dotted || !is_under(scope, base_path))
 }
 
 fn set_cookies(headers: &mut HeaderMap, base_path: Option<&str>) {

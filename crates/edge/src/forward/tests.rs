@@ -77,9 +77,20 @@ fn a_clients_claims_do_not_pass() {
             ("skep-launch", "follow"),
             ("shiny-server-credentials", "{}"),
             ("rstudio-connect-credentials", "{}"),
+            ("remote-user", "root"),
+            ("x-remote-groups", "wheel"),
+            ("x-authenticated-userid", "root"),
+            ("x-webauth-user", "root"),
+            ("x-goog-authenticated-user-email", "root"),
+            ("x-ms-client-principal-name", "root"),
+            ("x-amzn-oidc-identity", "root"),
+            ("cf-access-authenticated-user-email", "root"),
+            ("cf-connecting-ip", "1.1.1.1"),
+            ("tailscale-user-login", "root"),
+            ("ssl-client-s-dn", "root"),
             ("proxy", "http://evil"),
             ("cookie", "skep-seat=x; a=1; __Host-skep=y"),
-            ("cookie", "skep=z;b=2 ; notskep=3"),
+            ("cookie", "skep=z;b=2 ; notskep=3; =skep=x"),
         ],
         false,
         Prefix::Strip,
@@ -167,6 +178,9 @@ fn an_app_cannot_set_our_cookies() {
             ("set-cookie", "skep-seat=evil; Path=/"),
             ("set-cookie", " __Host-skep =evil"),
             ("set-cookie", "skep"),
+            ("set-cookie", "=skep-seat=evil; Path=/"),
+            ("set-cookie", " = skep=evil"),
+            ("service-worker-allowed", "/"),
             ("set-cookie", "mine=1; Path=/"),
             ("connection", "close, x-private"),
             ("x-private", "1"),
@@ -176,6 +190,28 @@ fn an_app_cannot_set_our_cookies() {
         &strip,
     );
     assert_eq!(lines, ["set-cookie: mine=1; Path=/sales/"]);
+}
+
+#[test]
+fn a_service_worker_stays_with_its_app() {
+    let sales = upstream(Prefix::Keep, "/sales");
+    for (scope, passes) in [
+        ("/sales/", true),
+        ("/sales", true),
+        ("/", false),
+        ("/salesman/", false),
+        ("/sales/../", false),
+        ("/sales/%2e./", false),
+    ] {
+        let lines = answered(&[("service-worker-allowed", scope)], &sales);
+        assert_eq!(!lines.is_empty(), passes, "{scope}");
+    }
+    let alone = upstream(Prefix::Keep, "");
+    assert_eq!(
+        answered(&[("service-worker-allowed", "/")], &alone).len(),
+        1,
+        "it may be everywhere as it is"
+    );
 }
 
 #[test]

@@ -269,11 +269,16 @@ fn two_servers_share_logins_and_their_ends_and_rotate_their_keys() {
     assert!(since.elapsed() < ENDS_WITHIN, "{:?}", since.elapsed());
     assert_eq!(fresh.at(two.address).fetch("/one/").status, 200);
 
-    // Without the earlier keys nobody is logged in.
+    // Without the earlier keys nobody is logged in, and nothing stays open that was opened by them.
+    let mut open = tunnel(&one, "/one/", &fresh.cookie_header());
+    echoes(&mut open);
+    let since = Instant::now();
     one.ok(&["key", "rotate", "--keep", "0", "--file", keys.to_str().unwrap()]);
     for test in [&one, &two] {
         until("everybody is out", || (status(&fresh, test) == Some(401)).then_some(()));
     }
+    let took = closes(open, since);
+    assert!(took < ENDS_WITHIN, "{took:?}");
     let again = logged_in(&one, "ada", GOOD);
     until("both have the key", || (status(&again, &two) == Some(200)).then_some(()));
 }
