@@ -28,5 +28,5 @@ pub use desk::{
 };
 pub use enrol::JoinSecret;
 pub use error::AgentError;
-pub use node::{AGENT_PORT, Agent, AgentConfig, Allow, NODE_NETWORK, UnknownCall};
+pub use node::{AGENT_PORT, Agent, AgentConfig, Allow, UnknownCall};
 pub use wire::{AgentContainer, AgentLogLine, ExecOrder, Login, PullOrder, Refusal, RefusalCode};

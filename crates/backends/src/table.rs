@@ -107,7 +107,7 @@ impl<X: Send + Sync + 'static> Table<X> {
         instance.life.send_replace(Life::Failed(error));
     }
 
-    /// The instance has ended: nothing of it serves anybody, and its backend clears away what may be left.
+    /// The instance has ended, and nothing of it is left that could be taken for alive.
     pub(crate) async fn end(&self, instance: &Instance<X>, report: ExitReport) {
         let asked = instance.grace().is_some();
         self.instances.lock().remove(&instance.id);

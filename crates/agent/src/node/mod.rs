@@ -17,7 +17,7 @@ mod spool;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use skep_docker::{Document, Engine, Kind};
@@ -35,8 +35,12 @@ pub use rights::{Allow, UnknownCall};
 
 /// Where agents call in, unless told otherwise.
 pub const AGENT_PORT: u16 = 7443;
-/// The network each node makes for the instances on it.
-pub const NODE_NETWORK: &str = "skep_node";
+/// The config-only network each node makes for the instances on it. No setting: the server asks for it by this name.
+const NODE_NETWORK: &str = "skep_node";
+/// Between two attempts at it: from the one to the other.
+const NETWORK_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How often it is said that there is none yet.
+const REMIND_EVERY: Duration = Duration::from_secs(300);
 /// Long enough for most requests. Shorter than a call waits for a line: where the next agent of a node starts when this one
 /// has ended, nobody is refused in between.
 const GRACE: Duration = Duration::from_secs(3);
@@ -55,8 +59,6 @@ pub struct AgentConfig {
     pub secret: JoinSecret,
     /// The node's own.
     pub engine: Engine,
-    /// The config-only network to make on the node.
-    pub network: String,
     /// Where events are kept that no server has taken yet; in memory without it.
     pub spool_dir: Option<PathBuf>,
     pub spool_bytes: u64,
@@ -75,7 +77,6 @@ impl AgentConfig {
             port: AGENT_PORT,
             secret,
             engine,
-            network: NODE_NETWORK.to_owned(),
             spool_dir: None,
             spool_bytes: SPOOL_BYTES,
             allow: Allow::all(),
@@ -183,40 +184,47 @@ impl Agent {
         }
     }
 
-    /// The network that instances on this node get their addresses from: a Swarm-wide one is made from it on a manager.
+    /// The network that instances on this node get their addresses from: a Swarm-wide one is made from it on a manager. Tried
+    /// for ever: to a node without it that has called in, the Swarm would send instances of which none can run.
     async fn make_network(&self) {
-        let name = &self.config.network;
+        let (mut complaint, mut reminded) = (Complaint::default(), Instant::now());
+        let (mut pause, longest) = NETWORK_PAUSES;
+        while let Err(why) = self.ensure_network().await {
+            if reminded.elapsed() >= REMIND_EVERY {
+                complaint.settle();
+                reminded = Instant::now();
+            }
+            complaint.say(&why);
+            tokio::time::sleep(pause).await;
+            pause = longest.min(pause * 2);
+        }
+    }
+
+    async fn ensure_network(&self) -> Result<(), String> {
+        let engine = &self.config.engine;
+        // Two agents that begin at once may make one each. No engine shows either by name then, but both do.
+        let mut there =
+            engine.list(Kind::Network, &[("name", NODE_NETWORK)]).await.map_err(|e| e.to_string())?;
+        there.retain(|network| network.text("/Name") == Some(NODE_NETWORK));
+        if there.iter().any(|network| network.flag("/ConfigOnly") == Some(true)) {
+            return Ok(());
+        }
+        if !there.is_empty() {
+            return Err(format!(
+                "there is a network `{NODE_NETWORK}` on this node that is no config-only one: remove it, or make it anew \
+                 under another name; until then no instance can run here, and the agent does not call in"
+            ));
+        }
         let spec = json!({
-            "Name": name, "ConfigOnly": true, "CheckDuplicate": true,
+            "Name": NODE_NETWORK, "ConfigOnly": true, "CheckDuplicate": true,
             // Instances do not reach each other.
             "Options": { "com.docker.network.bridge.enable_icc": "false" },
             "Labels": { "skep.network": "instances" },
         });
-        let (mut complaint, mut pause) = (Complaint::default(), find::Pause::default());
-        for _ in 0..10 {
-            match self.config.engine.inspect(Kind::Network, name).await {
-                Ok(Some(found)) if found.flag("/ConfigOnly") == Some(true) => return,
-                Ok(Some(_)) => {
-                    tracing::error!(
-                        "there is a network `{name}` on this node that is no config-only one: \
-                         remove it or give another `--network`, or no instance can run here"
-                    );
-                    return;
-                }
-                Ok(None) => match self.config.engine.create(Kind::Network, &spec).await {
-                    Ok(_) => {
-                        tracing::info!(
-                            network = name,
-                            "made the config of this node's network for instances"
-                        );
-                        return;
-                    }
-                    Err(error) => complaint.say(&format!("the network `{name}` cannot be made: {error}")),
-                },
-                Err(error) => complaint.say(&error.to_string()),
-            }
-            pause.wait().await;
-        }
+        let made = engine.create(Kind::Network, &spec).await;
+        made.map_err(|error| format!("the network `{NODE_NETWORK}` cannot be made: {error}"))?;
+        tracing::info!(network = NODE_NETWORK, "made the config of this node's network for instances");
+        Ok(())
     }
 }
 

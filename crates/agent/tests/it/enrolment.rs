@@ -111,7 +111,7 @@ fn fake(dir: &Path, name: &str, answers: HashMap<&'static str, Value>) -> Engine
                     }
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
-                let path = head.split(' ').nth(1).unwrap().trim_start_matches("/v1.41").to_owned();
+                let path = head.split([' ', '?']).nth(1).unwrap().trim_start_matches("/v1.41").to_owned();
                 let version = json!({ "ApiVersion": "1.41", "MinAPIVersion": "1.12" });
                 let found = if path == "/version" { Some(&version) } else { answers.get(path.as_str()) };
                 let status = match found {
@@ -240,6 +240,31 @@ async fn what_is_wrong_is_said_with_what_mends_it() {
     });
     let text = says(wrong).await;
     assert!(text.contains("agents' port"), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_is_taken_in_once_it_has_its_network() {
+    let dir = TempDir::new().unwrap();
+    let up = json!({ "ID": "n1", "Status": { "State": "ready" } });
+    let node = |config_only: bool| {
+        // An engine lists those of longer names, too.
+        let networks = json!([{ "Name": "skep_node_2" }, { "Name": "skep_node", "ConfigOnly": config_only }]);
+        let answers = [("/info", node_info("n1")), ("/nodes/n1", up.clone()), ("/networks", networks)];
+        fake(dir.path(), "own", HashMap::from(answers))
+    };
+    let engine = node(false);
+    let managers = Managers::new(vec![engine.clone()]);
+    let config = DeskConfig { host_agents: true, ..DeskConfig::new("i", secret(), managers) };
+    let server = Server::start(config).await;
+    let mut config = agent_config(server.address);
+    config.engine = engine;
+    let stop = run(config);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(server.desk.nodes().borrow().is_empty(), "no instance could run there");
+    std::fs::remove_file(dir.path().join("own")).unwrap();
+    node(true);
+    server.sees("n1").await;
+    stop.cancel();
 }
 
 #[tokio::test]

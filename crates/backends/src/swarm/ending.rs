@@ -132,19 +132,35 @@ impl Inner {
             return Ok(false);
         }
         let Some(place) = instance.own.place() else { return Ok(false) };
+        let lost = matches!(sign, Sign::Lost(_));
         let Some((lines, report)) = self.judge_sign(instance, &place, sign).await? else { return Ok(false) };
         tracing::info!(instance = %instance.id, reason = report.reason, "has ended");
         self.settle(&instance.id, lines, report.clone()).await;
-        // Visitors are told first, who get another one meanwhile: the managers may be slow, all the more when a node is down.
-        let with_its_engine =
-            report.ended_by == EndedBy::Platform && self.nodes.is_unsteady(&place.node, Instant::now());
-        self.table.end(instance, report).await;
-        self.clear(&instance.id).await;
-        if with_its_engine {
+        if report.ended_by == EndedBy::Platform && self.ended_with_its_engine(instance, &place) {
             self.nodes.doubt(&place.node, &instance.own.network.lock());
-            self.renew_networks().await;
         }
+        if lost {
+            // Its visitors get another one meanwhile: the managers are busy when a node goes down. Nobody can take it for
+            // alive.
+            self.table.end(instance, report).await;
+            self.clear(&instance.id).await;
+        } else {
+            self.clear(&instance.id).await;
+            self.table.end(instance, report).await;
+        }
+        self.renew_networks().await;
         Ok(true)
+    }
+
+    /// Whether the engine it ran under may have gone, and left its network behind.
+    fn ended_with_its_engine(&self, instance: &Instance, place: &Place) -> bool {
+        // One that is drained has ended everything by itself before its agent goes, too.
+        if self.nodes.get(&place.node).is_some_and(|node| node.availability == "drain") {
+            return false;
+        }
+        // An engine that has started it since gets over the network.
+        let before = |trouble: Instant| instance.own.since.lock().is_none_or(|since| since < trouble);
+        self.nodes.unsteady_since(&place.node, Instant::now()).is_some_and(before)
     }
 
     async fn judge_sign(
@@ -158,6 +174,10 @@ impl Inner {
         }
         // However its task looks: with its service it was removed, and what its program did then is no crash.
         let Some(there) = self.service(&instance.id).await.map_err(|e| swarm(&e))? else {
+            if matches!(sign, Sign::Task(_)) && self.still_runs(place).await {
+                // It has its grace, and may say something yet; looked at again.
+                return Ok(None);
+            }
             return Ok(Some((self.last_words(place).await, removed_from_outside())));
         };
         let task = match sign {
@@ -190,6 +210,11 @@ impl Inner {
             (None, None) => Ok(Some((Vec::new(), lost("its task is gone from the Swarm".to_owned())))),
             (None, Some(_)) => Ok(None),
         }
+    }
+
+    async fn still_runs(&self, place: &Place) -> bool {
+        let seen = timeout(LOOK_WITHIN, self.desk.inspect(&place.node, &place.container)).await;
+        seen.ok().and_then(Result::ok).flatten().is_some_and(|seen| seen.running)
     }
 
     /// What is reported of a task that is over.

@@ -29,9 +29,9 @@ use crate::table::{blocking, now_ms, stopped_early};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Networks tried for one launch.
 const NETWORKS: u32 = 3;
-/// A task that was not even looked at for this long has no address to get.
+/// A task that joins a network of the Swarm and was not even looked at for this long has no address to get there.
 const UNSEEN_FOR: Duration = Duration::from_secs(15);
-/// Nothing was heard of the task at all.
+/// Nothing was heard of the task at all, or nobody has looked at it.
 const UNHEARD_FOR: Duration = Duration::from_secs(60);
 /// Making a container takes less than this, fetching an image longer.
 const LONG: Duration = Duration::from_millis(700);
@@ -76,6 +76,7 @@ impl Inner {
             async move { engine.inspect_image(&name).await }
         });
         let found = found.await.map_err(|e| swarm(&e))?;
+        self.renew_networks().await;
         let mut labels = Labels {
             network: self.ensure_network().await?,
             install: self.config.install.clone(),
@@ -105,7 +106,7 @@ impl Inner {
                 secrets: &secrets,
                 configs: &configs,
                 stop_grace: self.config.stop_grace,
-                on_workers: self.nodes.has_workers(),
+                on_workers: self.nodes.has_workers(&image.placement.constraints),
             });
             let service = self.create(&labels, &spec, &reference, patient).await?;
             instance.own.task.send_replace(None);
@@ -135,6 +136,7 @@ impl Inner {
         };
         let launched = self.launched(&place, labels.port);
         *instance.own.network.lock() = labels.network;
+        *instance.own.since.lock() = Some(Instant::now());
         *instance.own.place.lock() = Some(place);
         progress.report(Stage::Boot, format!("the container runs on {}", launched.node));
         Ok(launched)
@@ -208,7 +210,7 @@ impl Inner {
                 if let Some(place) = Place::of(task).filter(|_| task.is_running()) {
                     return Ok(place);
                 }
-                let told_now = self.words(task, since.elapsed() >= LONG);
+                let told_now = self.words(task, since.elapsed());
                 if told_now != told {
                     if let Some((stage, words)) = &told_now {
                         progress.report(*stage, words.as_str());
@@ -219,7 +221,7 @@ impl Inner {
                     told = told_now;
                 }
             }
-            unheard(task.as_ref(), ordered.elapsed())?;
+            unheard(task.as_ref(), image, ordered.elapsed())?;
             tokio::select! {
                 _ = timeout(Duration::from_millis(250), tasks.changed()) => {}
                 words = pulled(&mut pulling) => progress.report(Stage::Environment, words),
@@ -248,9 +250,14 @@ impl Inner {
         Pulling { host, percent, _asking: asking }
     }
 
-    fn words(&self, task: &Task, long: bool) -> Option<(Stage, String)> {
+    /// What a visitor is told of a task that has been in its state for so long.
+    fn words(&self, task: &Task, lasted: Duration) -> Option<(Stage, String)> {
+        if task.is_unseen() && lasted >= UNSEEN_FOR {
+            let words = "the Swarm's managers have not looked at it yet: they are busy, or electing a leader";
+            return Some((Stage::Start, words.to_owned()));
+        }
         let host = task.node.as_deref().map(|node| self.nodes.hostname(node)).unwrap_or_default();
-        let (stage, mut words) = task.progress(&host, long)?;
+        let (stage, mut words) = task.progress(&host, lasted >= LONG)?;
         if task.node.is_none() && task.error.is_some() && !self.nodes.has_agents() {
             words.push_str("; no agent is connected: is `skep agent` running on the nodes?");
         }
@@ -376,12 +383,15 @@ fn left_over(host: &str) -> BackendError {
     ))
 }
 
-/// Nothing is heard of it.
-fn unheard(task: Option<&Task>, ordered: Duration) -> Result<(), BackendError> {
+/// Nothing is heard of it. Only networks of the app's own are the Swarm's to give addresses of: Skep's is each node's own.
+fn unheard(task: Option<&Task>, image: &Image, ordered: Duration) -> Result<(), BackendError> {
     let said = match task {
-        Some(task) if task.is_unseen() && ordered >= UNSEEN_FOR => {
+        Some(task) if task.is_unseen() && !image.networks.is_empty() && ordered >= UNSEEN_FOR => {
             "the Swarm gives its task no address: a network it is to join is full; give that network a larger subnet, \
              or stop what else is in it"
+        }
+        Some(task) if task.is_unseen() && ordered >= UNHEARD_FOR => {
+            "the Swarm's managers have not looked at its task for a minute: they are busy, or electing a leader"
         }
         None if ordered >= UNHEARD_FOR => "the Swarm has said nothing of its task for a minute",
         _ => return Ok(()),
@@ -466,10 +476,18 @@ mod tests {
     fn a_silent_swarm_is_not_waited_for_for_ever() {
         let unseen = Task::of(&Document::new(json!({ "Status": { "State": "new" } })));
         let seen = Task::of(&Document::new(json!({ "Status": { "State": "pending" } })));
-        assert!(unheard(Some(&unseen), Duration::from_secs(14)).is_ok());
-        let full = unheard(Some(&unseen), UNSEEN_FOR).unwrap_err().to_string();
+        let alone = Image::new("team/app");
+        let joining = Image { networks: vec!["db".to_owned()], ..alone.clone() };
+        assert!(unheard(Some(&unseen), &joining, Duration::from_secs(14)).is_ok());
+        let full = unheard(Some(&unseen), &joining, UNSEEN_FOR).unwrap_err().to_string();
         assert!(full.contains("network it is to join is full"), "{full}");
-        assert!(unheard(Some(&seen), Duration::from_secs(3600)).is_ok(), "that is the start timeout's");
-        assert!(unheard(None, UNSEEN_FOR).is_ok() && unheard(None, UNHEARD_FOR).is_err());
+        assert!(unheard(Some(&unseen), &alone, UNSEEN_FOR).is_ok(), "it has no network that could be full");
+        let busy = unheard(Some(&unseen), &alone, UNHEARD_FOR).unwrap_err().to_string();
+        assert!(busy.contains("managers have not looked at its task"), "{busy}");
+        assert!(
+            unheard(Some(&seen), &joining, Duration::from_secs(3600)).is_ok(),
+            "that is the start timeout's"
+        );
+        assert!(unheard(None, &alone, UNSEEN_FOR).is_ok() && unheard(None, &alone, UNHEARD_FOR).is_err());
     }
 }

@@ -25,7 +25,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -112,6 +112,8 @@ struct Own {
     place: Mutex<Option<Place>>,
     /// The id of the network it is in.
     network: Mutex<String>,
+    /// When it ran. `None`: an earlier server launched it.
+    since: Mutex<Option<Instant>>,
     noting: Noting,
     /// Held by whoever finds out whether it has ended.
     ending: tokio::sync::Mutex<()>,

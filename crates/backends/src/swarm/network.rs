@@ -38,7 +38,7 @@ impl Inner {
         let networks = self.networks().await.map_err(|e| swarm(&e))?;
         let newest = match networks.last() {
             // Another launch has met the same.
-            Some(newest) if newest.id != failed => newest.id.clone(),
+            Some(newest) if newest.id != failed => return Ok(newest.id.clone()),
             Some(newest) => self.make_network(newest.number + 1).await?,
             None => self.make_network(1).await?,
         };
@@ -53,10 +53,10 @@ impl Inner {
 
     /// Leaves networks that the engine of a node which is back may not get over.
     pub(super) async fn renew_networks(&self) {
-        for network in self.nodes.take_doubts() {
+        for (node, network) in self.nodes.take_doubts() {
             if let Err(error) = self.network_after(&network).await {
-                // The next launch there meets it, and does the same.
                 tracing::warn!(%error, "the apps' network that a restarted engine may not get over is still in use");
+                self.nodes.doubt(&node, &network);
             }
         }
     }

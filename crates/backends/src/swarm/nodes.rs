@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use skep_docker::{Document, Error, Kind, Managers};
 
 use super::Inner;
@@ -31,7 +31,28 @@ pub(super) struct Node {
     /// `active`, `pause` or `drain`.
     pub(super) availability: String,
     pub(super) worker: bool,
+    labels: HashMap<String, String>,
     labelled: bool,
+}
+
+impl Node {
+    /// Whether its labels are as constraints ask, by the scheduler's rules: values in any case, and a label it lacks is empty.
+    /// What is no label is not judged here.
+    fn has_labels(&self, constraints: &[String]) -> bool {
+        constraints.iter().filter_map(|constraint| on_label(constraint)).all(|(label, equal, value)| {
+            self.labels.get(label).map_or("", String::as_str).eq_ignore_ascii_case(value) == equal
+        })
+    }
+}
+
+/// The label of nodes that a constraint is about, whether it must be this value or must not, and the value.
+fn on_label(constraint: &str) -> Option<(&str, bool, &str)> {
+    let rest = constraint.strip_prefix("node.labels.")?;
+    let (equal, (label, value)) = match rest.split_once("==") {
+        Some(parts) => (true, parts),
+        None => (false, rest.split_once("!=")?),
+    };
+    Some((label.trim(), equal, value.trim()))
 }
 
 #[derive(Default)]
@@ -49,8 +70,8 @@ struct Agents {
     back: HashMap<String, Instant>,
     /// When a node was last seen that was not ready.
     trouble: HashMap<String, Instant>,
-    /// Nodes whose instances ended with their engine, and the network these were in.
-    doubted: HashMap<String, String>,
+    /// Nodes whose instances ended with their engine, and the networks these were in.
+    doubted: BTreeSet<(String, String)>,
 }
 
 impl Nodes {
@@ -98,11 +119,12 @@ impl Nodes {
         }
     }
 
-    /// Whether instances are kept off the managers: there are workers for them.
-    pub(super) fn has_workers(&self) -> bool {
+    /// Whether instances of an app with these constraints are kept off the managers: there are workers for them.
+    pub(super) fn has_workers(&self, constraints: &[String]) -> bool {
         let agents = self.agents.lock();
         let fit = |(id, node): (&String, &Node)| {
-            node.worker && node.ready && node.availability == "active" && agents.present.contains(id)
+            let there = node.ready && node.availability == "active" && agents.present.contains(id);
+            node.worker && there && node.has_labels(constraints)
         };
         self.known.lock().iter().any(fit)
     }
@@ -113,23 +135,31 @@ impl Nodes {
 
     /// Whether the node or its agent is away or has just come back: so was its engine, most likely.
     pub(super) fn is_unsteady(&self, id: &str, now: Instant) -> bool {
+        self.unsteady_since(id, now).is_some()
+    }
+
+    /// When that was noticed last.
+    pub(super) fn unsteady_since(&self, id: &str, now: Instant) -> Option<Instant> {
         let agents = self.agents.lock();
         let lately = |of: &HashMap<String, Instant>| {
-            of.get(id).is_some_and(|at| now.saturating_duration_since(*at) < UNSTEADY_FOR)
+            of.get(id).copied().filter(|at| now.saturating_duration_since(*at) < UNSTEADY_FOR)
         };
-        agents.absent.contains_key(id) || lately(&agents.back) || lately(&agents.trouble)
+        let signs = [agents.absent.get(id).copied(), lately(&agents.back), lately(&agents.trouble)];
+        signs.into_iter().flatten().max()
     }
 
     /// Instances in this network ended with the node or its engine, which may not get over what it has left of it.
     pub(super) fn doubt(&self, node: &str, network: &str) {
-        self.agents.lock().doubted.insert(node.to_owned(), network.to_owned());
+        self.agents.lock().doubted.insert((node.to_owned(), network.to_owned()));
     }
 
-    /// The networks doubted on nodes that are back, each once.
-    pub(super) fn take_doubts(&self) -> BTreeSet<String> {
+    /// The nodes that are back, and the networks doubted there.
+    pub(super) fn take_doubts(&self) -> BTreeSet<(String, String)> {
         let mut agents = self.agents.lock();
         let Agents { present, doubted, .. } = &mut *agents;
-        doubted.extract_if(|node, _| present.contains(node)).map(|(_, network)| network).collect()
+        let (back, away) = std::mem::take(doubted).into_iter().partition(|(node, _)| present.contains(node));
+        *doubted = away;
+        back
     }
 
     /// Notes who is there now.
@@ -166,7 +196,7 @@ impl Nodes {
 
     async fn label(&self, managers: &Managers, id: &str, set: bool) -> Result<(), Error> {
         let change = |engine: skep_docker::Engine| async move {
-            let change = |spec: &mut serde_json::Value| {
+            let change = |spec: &mut Value| {
                 let Some(spec) = spec.as_object_mut() else { return };
                 let labels = spec.entry("Labels").or_insert_with(|| json!({}));
                 if labels.is_null() {
@@ -198,12 +228,15 @@ impl Nodes {
 fn read(node: &Document) -> Node {
     let text = |pointer: &str| node.text(pointer).unwrap_or_default().to_owned();
     let state = text("/Status/State");
+    let labels = node.at("/Spec/Labels").and_then(Value::as_object);
+    let label = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
     Node {
         hostname: text("/Description/Hostname"),
         ready: state == "ready",
         down: state == "down",
         availability: text("/Spec/Availability"),
         worker: text("/Spec/Role") == "worker",
+        labels: labels.into_iter().flatten().filter_map(label).collect(),
         labelled: node.label(LABEL) == Some("true"),
     }
 }
@@ -266,21 +299,46 @@ mod tests {
         nodes.take(present(&["a", "b"]), begun);
         assert_eq!(nodes.due(begun, at(1)), [("a".to_owned(), true)], "c may yet call in");
         assert_eq!(nodes.due(begun, at(60)).len(), 2);
-        assert!(nodes.has_workers());
+        assert!(nodes.has_workers(&[]));
         nodes.take(present(&["a"]), at(100));
         assert!(nodes.due(begun, at(159)).iter().all(|(id, _)| id != "b"));
         assert!(nodes.is_unsteady("b", at(159)) && !nodes.is_unsteady("a", at(159)));
         assert!(nodes.due(begun, at(160)).contains(&("b".to_owned(), false)));
         nodes.take(present(&["b"]), at(200));
-        assert!(nodes.is_unsteady("b", at(201)) && !nodes.has_workers());
+        assert!(nodes.is_unsteady("b", at(201)) && !nodes.has_workers(&[]));
         assert!(!nodes.is_unsteady("b", at(221)));
         nodes.doubt("a", "n1");
         nodes.doubt("b", "n1");
-        assert_eq!(nodes.take_doubts(), present(&["n1"]), "b is back");
+        assert_eq!(nodes.take_doubts(), BTreeSet::from([("b".to_owned(), "n1".to_owned())]), "b is back");
         assert!(nodes.take_doubts().is_empty(), "a is not");
         nodes.learn(HashMap::from([("c".to_owned(), node(true, true, "worker"))]), at(300));
         nodes.managers_are_away(at(300));
         assert!(nodes.is_unsteady("c", at(301)) && !nodes.is_unsteady("b", at(301)));
+    }
+
+    #[test]
+    fn only_workers_with_the_labels_an_app_asks_for_keep_it_off_the_managers() {
+        let nodes = Nodes::default();
+        let labels = json!({ LABEL: "true", "disk": "SSD", "rack": "" });
+        let worker = read(&Document::new(json!({
+            "ID": "w", "Status": { "State": "ready" },
+            "Spec": { "Availability": "active", "Role": "worker", "Labels": labels },
+        })));
+        let manager = node(true, false, "manager");
+        *nodes.known.lock() = HashMap::from([("w".to_owned(), worker), ("m".to_owned(), manager)]);
+        nodes.take(present(&["m", "w"]), Instant::now());
+        let kept_off = |constraints: &[&str]| {
+            let constraints: Vec<String> = constraints.iter().map(|one| (*one).to_owned()).collect();
+            nodes.has_workers(&constraints)
+        };
+        assert!(kept_off(&[]) && kept_off(&["node.labels.disk == ssd"]), "values are compared in any case");
+        assert!(
+            kept_off(&["node.labels.gpu != a", "node.platform.os == linux"]),
+            "a label it lacks is empty"
+        );
+        for absent in ["node.labels.gpu == a", "node.labels.disk!=ssd", "node.labels.Disk == ssd"] {
+            assert!(!kept_off(&["node.labels.disk == ssd", absent]), "{absent}");
+        }
     }
 
     #[test]

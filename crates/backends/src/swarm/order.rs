@@ -94,7 +94,7 @@ pub(super) struct Plan<'a> {
     /// Ids of the Swarm's configs, in the order of the image's.
     pub(super) configs: &'a [String],
     pub(super) stop_grace: Duration,
-    /// Keep off the managers.
+    /// Keep off the managers, unless the app says itself which nodes it is for.
     pub(super) on_workers: bool,
 }
 
@@ -103,7 +103,7 @@ pub(super) fn service(plan: &Plan<'_>) -> Value {
     let Plan { order, image, labels, .. } = plan;
     let written = labels.write();
     let mut constraints = vec![format!("node.labels.{LABEL} == true")];
-    if plan.on_workers {
+    if plan.on_workers && !names_nodes(&image.placement.constraints) {
         constraints.push("node.role == worker".to_owned());
     }
     constraints.extend(image.placement.constraints.iter().cloned());
@@ -126,6 +126,15 @@ pub(super) fn service(plan: &Plan<'_>) -> Value {
         "Mode": { "Replicated": { "Replicas": 1 } },
         "EndpointSpec": { "Mode": "dnsrr" },
     })
+}
+
+/// Whether constraints say of the nodes themselves which it may be: a role besides might leave none.
+fn names_nodes(constraints: &[String]) -> bool {
+    let named = |constraint: &String| {
+        let what = constraint.split(['=', '!']).next().unwrap_or_default().trim();
+        matches!(what, "node.role" | "node.id" | "node.hostname" | "node.ip")
+    };
+    constraints.iter().any(named)
 }
 
 fn container_spec(plan: &Plan<'_>, labels: Map<String, Value>) -> Value {
@@ -294,6 +303,22 @@ mod tests {
         }
         let off_managers = made(&order(Image::new("team/app:1")), true);
         assert_eq!(off_managers["TaskTemplate"]["Placement"]["Constraints"][1], "node.role == worker");
+    }
+
+    #[test]
+    fn an_app_that_names_its_nodes_is_not_kept_off_the_managers() {
+        let constraints = |own: &str| {
+            let mut image = Image::new("team/app:1");
+            image.placement.constraints = vec![own.to_owned()];
+            made(&order(image), true)["TaskTemplate"]["Placement"]["Constraints"].clone()
+        };
+        let agent = "node.labels.skep.agent == true";
+        for own in ["node.role == manager", "node.hostname==sk1", "node.id != x", "node.ip == 10.0.0.1"] {
+            assert_eq!(constraints(own), json!([agent, own]));
+        }
+        for own in ["node.labels.node.role == x", "node.platform.os == linux"] {
+            assert_eq!(constraints(own), json!([agent, "node.role == worker", own]));
+        }
     }
 
     #[test]

@@ -212,6 +212,7 @@ async fn visitors_use_apps_and_nothing_else() {
         "apps/sales/restart",
         "instances/x/stop",
         "instances/x/restart",
+        "instances/x/exec",
         "stop",
         "server/upgrade",
         "server/reload",

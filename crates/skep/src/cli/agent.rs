@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use skep_agent::{AGENT_PORT, Agent, AgentConfig, Allow, JoinSecret, NODE_NETWORK};
+use skep_agent::{AGENT_PORT, Agent, AgentConfig, Allow, JoinSecret};
 use skep_docker::{Address, Engine};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -32,9 +32,6 @@ pub(crate) struct AgentArgs {
     /// This node's Docker Engine
     #[arg(long, value_name = "ADDRESS", default_value = SOCKET)]
     docker: Address,
-    /// The config-only network to make on this node
-    #[arg(long, value_name = "NAME", default_value = NODE_NETWORK)]
-    network: String,
     /// Where events are kept that no server has taken yet [default: in memory]
     #[arg(long, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
@@ -56,7 +53,6 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         AgentConfig::new(JoinSecret::from_file(&args.join_secret_file)?, Engine::new(args.docker));
     config.servers = args.server;
     config.port = args.port;
-    config.network = args.network;
     config.spool_dir = args.spool_dir;
     config.allow = args.allow.unwrap_or_else(Allow::all);
     config.task = args.task_id.filter(|id| !id.is_empty());

@@ -13,6 +13,9 @@ use crate::import::yaml::{Key, Node, Value};
 const NOBODY: &str = "access-not-carried-over";
 const SHUT: &str = "only administrators may open the app until you see to it in what is written";
 const NO_NETWORK: &str = "the app joins no network but Skep's own instead of this one";
+/// Of a network that is not Skep's own, in which instances are kept from each other.
+pub(super) const JOINED: &str =
+    "became `container.networks`: joined besides Skep's own network; instances in it reach each other";
 
 /// What can be decided only once every key of the spec was seen.
 #[derive(Default)]
@@ -163,7 +166,7 @@ impl Draft {
             "containernetwork" => match takes("apps.a", "container.networks", &list(&[said.to_owned()])) {
                 Ok(()) => {
                     pending.network = Some(Some(said.to_owned()));
-                    self.changed(key, "became `container.networks`: joined besides Skep's own network");
+                    self.changed(key, JOINED);
                 }
                 Err(why) => {
                     let instead = pending.withhold(name).unwrap_or_default();
@@ -330,7 +333,9 @@ impl Draft {
                 Err(why) => self.not_yet(key, &format!("\"{said}\" is left out: {why}")),
             }
         }
-        if !good.is_empty() && changed {
+        if !good.is_empty() && target == "container.networks" {
+            self.changed(key, JOINED);
+        } else if !good.is_empty() && changed {
             self.changed(key, &format!("became `{target}` with Skep's placeholders"));
         } else if !good.is_empty() {
             self.kept(key, &format!("`{target}`"));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use skep_model::UserName;
 
+use super::app::JOINED;
 use super::values::{self, canonical, expression_in, text};
 use super::{Draft, fates, idle_timeout, takes};
 use crate::import::yaml::{Key, Node};
@@ -133,7 +134,7 @@ impl Draft {
                 match takes("defaults", "container.networks", &values::list(&[said.to_owned()])) {
                     Ok(()) => {
                         self.networks = vec![said.to_owned()];
-                        self.changed(key, "became `container.networks`: joined besides Skep's own network");
+                        self.changed(key, JOINED);
                     }
                     Err(why) => self.not_yet(key, &why),
                 }

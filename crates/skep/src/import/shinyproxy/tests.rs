@@ -138,7 +138,11 @@ fn networks_of_the_engine_are_joined_wherever_they_are_said() {
     );
     let elsewhere = one_app("container-volumes: ['/#{proxy.userId}:/x', '/home/#{groups[0]}:/y', '/srv:/z']");
     assert!(elsewhere.toml.contains("container.mounts = [\"/srv:/z\"]\n"), "{}", elsewhere.toml);
-    assert!(note(&imported, "container-network").contains("changed: "));
+    for key in ["container-network", "container-network-connections", "default-container-network"] {
+        let said = note(&imported, key);
+        let told = said.starts_with("changed: ") && said.ends_with("instances in it reach each other");
+        assert!(told, "{said}");
+    }
 }
 
 #[test]
