@@ -62,7 +62,8 @@ pub struct ControlConfig {
     pub address: String,
     /// Where apps are, when the console has a host of its own: `https://apps.example.org`.
     pub apps_elsewhere: Option<String>,
-    /// Whether visitors see what a starting or failed app wrote. For loopback without a login.
+    /// Whether every visitor sees what a starting or failed app wrote, not only who manages it. For loopback without
+    /// a login.
     pub show_logs: bool,
     /// How long others may come onto an instance its owner shares. Zero: nobody shares.
     pub share_lifetime: Duration,
@@ -236,18 +237,18 @@ impl Control {
         client: Client,
         principal: Principal,
     ) -> Response<Body> {
-        let request_id = client.request_id;
+        let rights = Rights::Visitor { principal: principal.clone(), admission: self.0.login.admission() };
+        let caller = Caller { rights, manages: client.at_console, request_id: client.request_id };
         match purpose {
             Purpose::Own => {
-                let rights = Rights::Visitor { principal, admission: self.0.login.admission() };
-                request.extensions_mut().insert(Caller { rights, manages: client.at_console, request_id });
+                request.extensions_mut().insert(caller);
                 request.extensions_mut().insert(client);
                 own.oneshot(request).await.unwrap_or_else(|never| match never {})
             }
             Purpose::LaunchPage { app, name, seat } => {
-                self.launch_page(&app, Variant::named(name), seat.seat, request_id).await
+                self.launch_page(&app, Variant::named(name), seat.seat, &caller).await
             }
-            Purpose::LaunchFollow { app, seat } => self.launch_follow(app, seat.seat),
+            Purpose::LaunchFollow { app, seat } => self.launch_follow(app, seat.seat, &caller),
             Purpose::LaunchRetry { app } => {
                 self.0.deps.handle.retry(&app);
                 empty(StatusCode::NO_CONTENT)
@@ -264,30 +265,29 @@ impl Control {
             }
             Purpose::RefusedPage { app, name, refusal } => {
                 let variant = Variant::named(name);
-                self.refusal_of(&app, &variant, &request, request_id, |refused| {
+                self.refusal_of(&app, &variant, &request, &caller, |refused| {
                     ui::refused::refusal_page(refused, &app, &refusal)
                 })
             }
-            Purpose::MisnamedPage { app, why } => self.refusal(&app, &request, request_id, |refused| {
-                ui::refused::misnamed_page(refused, &app, why)
-            }),
+            Purpose::MisnamedPage { app, why } => self
+                .refusal(&app, &request, &caller, |refused| ui::refused::misnamed_page(refused, &app, why)),
             Purpose::DeniedPage { app } => {
                 let user = match &principal {
                     Principal::User { name, .. } => name.as_str(),
                     _ => "nobody",
                 };
-                self.refusal_by(Some(&app), &request, request_id, |refused| {
+                self.refusal_by(Some(&app), &request, &caller, |refused| {
                     ui::refused::denied_page(refused, &app.id, user)
                 })
             }
             Purpose::BrokenPage { app, service, summary } => {
                 let spec = service.or_else(|| self.app(&app));
-                self.refusal_by(spec.as_deref(), &request, request_id, |refused| {
+                self.refusal_by(spec.as_deref(), &request, &caller, |refused| {
                     ui::refused::broken_page(refused, &app, &summary)
                 })
             }
             Purpose::NoTaskPage { service } => {
-                self.refusal_by(Some(&service), &request, request_id, |refused| {
+                self.refusal_by(Some(&service), &request, &caller, |refused| {
                     ui::refused::no_task_page(refused, &service.id)
                 })
             }
@@ -299,38 +299,47 @@ impl Control {
         app: &AppId,
         variant: Variant,
         seat: SeatId,
-        request_id: u64,
+        caller: &Caller,
     ) -> Response<Body> {
+        let request_id = caller.request_id;
         let Some(spec) = self.app(app).map(|spec| spec.of_variant(&variant)) else {
             let page = ui::refused::not_found_page(app.as_str(), &[], self.portal_path(), request_id);
             return page.respond();
         };
         let status = self.0.deps.handle.status(app, Some(seat));
+        let shows_log = self.shows_log(caller, Some(&spec));
         let lines = match &status.instance {
-            Some(instance) if self.0.deps.config.show_logs => self.tail(instance, LAUNCH_LOG_LINES).await,
+            Some(instance) if shows_log => self.tail(instance, LAUNCH_LOG_LINES).await,
             _ => Vec::new(),
         };
-        let lines = self.0.deps.config.show_logs.then_some(lines.as_slice());
+        let lines = shows_log.then_some(lines.as_slice());
         let portal = self.portal_path();
         ui::launch::page(&LaunchView { spec: &spec, status: &status, lines, portal, request_id }).respond()
     }
 
-    fn launch_follow(&self, app: AppId, seat: SeatId) -> Response<Body> {
+    fn launch_follow(&self, app: AppId, seat: SeatId, caller: &Caller) -> Response<Body> {
         let control = self.clone();
-        let Some(body) = self.0.streams.open(|feed| follow::follow(control, app, seat, feed)) else {
+        let shows_log = self.shows_log(caller, self.app(&app).as_deref());
+        let stream = |feed| follow::follow(control, app, seat, shows_log, feed);
+        let Some(body) = self.0.streams.open(stream) else {
             return api::Problem::too_many_streams().response();
         };
         streaming("application/x-ndjson", body)
+    }
+
+    /// Whether whoever asks may see what the app wrote.
+    fn shows_log(&self, caller: &Caller, spec: Option<&AppSpec>) -> bool {
+        self.0.deps.config.show_logs || spec.is_some_and(|spec| caller.may_manage(spec))
     }
 
     fn refusal(
         &self,
         app: &AppId,
         request: &Request<Body>,
-        request_id: u64,
+        caller: &Caller,
         page: impl FnOnce(&Refused<'_>) -> Page,
     ) -> Response<Body> {
-        self.refusal_of(app, &Variant::default(), request, request_id, page)
+        self.refusal_of(app, &Variant::default(), request, caller, page)
     }
 
     fn refusal_of(
@@ -338,31 +347,31 @@ impl Control {
         app: &AppId,
         variant: &Variant,
         request: &Request<Body>,
-        request_id: u64,
+        caller: &Caller,
         page: impl FnOnce(&Refused<'_>) -> Page,
     ) -> Response<Body> {
         let spec = self.app(app).map(|spec| spec.of_variant(variant));
-        self.refusal_by(spec.as_deref(), request, request_id, page)
+        self.refusal_by(spec.as_deref(), request, caller, page)
     }
 
     fn refusal_by(
         &self,
         spec: Option<&AppSpec>,
         request: &Request<Body>,
-        request_id: u64,
+        caller: &Caller,
         page: impl FnOnce(&Refused<'_>) -> Page,
     ) -> Response<Body> {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let refused = Refused {
             spec,
             target,
-            show_lines: self.0.deps.config.show_logs,
+            show_lines: self.shows_log(caller, spec),
             // On a host of its own, `/` is the service's.
             portal: match spec.map(|spec| &spec.source) {
                 Some(Source::Service(_)) => "/_skep/",
                 _ => self.portal_path(),
             },
-            request_id,
+            request_id: caller.request_id,
         };
         page(&refused).respond()
     }

@@ -3,6 +3,7 @@
 //! Lines are a [`LaunchStatus`] with one more member, `says` (the situation in a sentence), or
 //! `{"log": [lines], "fresh": bool}` (fresh: the log begins anew), or `{"again": true}` for a visitor who has lost the
 //! place in the line and must load the page anew.
+//! What the app wrote, a failure's last lines included, is only for those who may see its log.
 //! An empty line every ten seconds shows that both ends are alive.
 
 use std::time::Duration;
@@ -45,8 +46,8 @@ struct LogLine<'a> {
     fresh: bool,
 }
 
-/// Writes the stream.
-pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Feed) {
+/// Writes the stream. `shows_log`: whoever follows may see what the app writes.
+pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, shows_log: bool, feed: Feed) {
     let deadline = Instant::now() + LONGEST;
     let mut keep_alive = interval(KEEP_ALIVE);
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,7 +60,10 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
         let changed = control.handle().changed(&app);
         tokio::pin!(changed);
         let changed_already = changed.as_mut().now_or_never().is_some();
-        let status = control.handle().status(&app, Some(seat));
+        let mut status = control.handle().status(&app, Some(seat));
+        if !shows_log && let Some(failure) = &mut status.failure {
+            failure.hide_log();
+        }
         let over = status.stage == Stage::Ready || status.failure.is_some();
         let placeless = !over && status.place.is_none() && status.instance.is_none();
         let since = placeless.then(|| placeless_since.unwrap_or_else(Instant::now));
@@ -75,7 +79,7 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
                 return;
             }
         }
-        if control.config().show_logs {
+        if shows_log {
             log.attach(&control, status.instance.as_ref()).await;
         }
         shown = Some(status);
@@ -97,8 +101,8 @@ pub(crate) async fn follow(control: Control, app: AppId, seat: SeatId, feed: Fee
 
 /// Whether a visitor would see a difference; time passes on the page by itself.
 fn differs(a: &LaunchStatus, b: &LaunchStatus) -> bool {
-    (a.stage, &a.detail, a.place, a.waiting, a.usual_ms, &a.instance)
-        != (b.stage, &b.detail, b.place, b.waiting, b.usual_ms, &b.instance)
+    (a.stage, &a.detail, a.place, a.waiting, a.usual_ms, &a.instance, &a.before)
+        != (b.stage, &b.detail, b.place, b.waiting, b.usual_ms, &b.instance, &b.before)
         || a.failure.is_some() != b.failure.is_some()
 }
 

@@ -91,7 +91,9 @@ impl From<Misnamed> for Problem {
 
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
-        let problem = Self::new(refusal.status(), refusal.code(), refusal.to_string());
+        // Nobody is asked here whether they may see what the app wrote.
+        let detail = refusal.without_log().to_string();
+        let problem = Self::new(refusal.status(), refusal.code(), detail);
         match refusal {
             Refusal::UnknownApp
             | Refusal::TooManyOfOne(_)
@@ -104,5 +106,22 @@ impl From<&Refusal> for Problem {
             Refusal::Cold => problem.retry_after(Duration::from_secs(30)),
             _ => problem.retry_after(Duration::from_secs(5)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_failed_is_told_without_what_the_app_wrote() {
+        let refusal = Refusal::StartFailed {
+            summary: "exited with status 1: no vault for hunter2".to_owned(),
+            last_lines: vec!["skep: no vault for hunter2".to_owned()],
+            retry_after: Duration::from_secs(1),
+        };
+        let problem = Problem::from(&refusal);
+        assert_eq!(problem.detail, "the app could not be started: exited with status 1");
+        assert_eq!((problem.status, problem.code), (503, "start-failed"));
     }
 }

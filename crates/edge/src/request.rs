@@ -333,8 +333,9 @@ async fn forward(
         return Err(problem_of(&lost.broken).into());
     }
     let parts = own::copy_of(&visit.parts);
-    let (app, summary) = (upstream.app.clone(), lost.broken.to_string());
-    let purpose = Purpose::BrokenPage { app, service: None, summary };
+    // Why it ended says more than how its connection did.
+    let summary = handle.why_ended(&upstream.instance).unwrap_or_else(|| lost.broken.to_string());
+    let purpose = Purpose::BrokenPage { app: upstream.app.clone(), service: None, summary };
     Ok(Some(own::page(conn, parts, visit.client.clone(), visit.principal.clone(), purpose).await?))
 }
 

@@ -283,6 +283,13 @@ pub struct Stats {
     pub processes: u32,
 }
 
+/// What of a summary is not the app's own words: some end, after a colon, with the line that says most.
+pub(crate) fn cause_alone<'a>(summary: &'a str, last_lines: &[String]) -> &'a str {
+    let written = |text: &str| !text.is_empty() && last_lines.iter().any(|line| line.contains(text));
+    let mut colons = summary.match_indices(": ");
+    colons.find(|(at, _)| written(&summary[at + 2..])).map_or(summary, |(at, _)| &summary[..at])
+}
+
 /// Why a backend could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BackendError {

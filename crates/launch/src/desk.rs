@@ -254,6 +254,7 @@ impl Desk {
                     retry_after_ms: failure.retry_after_ms,
                 }),
                 instance: facts.instance,
+                before: facts.before,
             },
             None => LaunchStatus {
                 stage: Stage::Queue,
@@ -269,6 +270,7 @@ impl Desk {
                     retry_after_ms: 0,
                 }),
                 instance: None,
+                before: None,
             },
         }
     }

@@ -20,7 +20,7 @@ use skep_model::{AppId, BackendKind, Event, EventKind, InstanceId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::backend::{Backend, BackendEvent};
+use crate::backend::{Backend, BackendEvent, EndedBy};
 use crate::desk::{Desk, Work};
 use crate::handle::Handle;
 use crate::pool::{Action, Input, Pool, PoolConfig, Record};
@@ -187,8 +187,10 @@ impl Driver {
         let BackendEvent::Exited { id, report } = event;
         let known = self.links.desk.read(|pool| pool.knows_any(std::slice::from_ref(&id)));
         if early && !known {
+            // What went with its node, or by somebody's hand, is no crash.
+            let lost = report.ended_by == EndedBy::Platform;
             self.journal.write(Record {
-                kind: EventKind::InstanceCrash,
+                kind: if lost { EventKind::InstanceStop } else { EventKind::InstanceCrash },
                 app: id.app().clone(),
                 instance: Some(id),
                 user: None,

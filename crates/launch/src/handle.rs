@@ -12,7 +12,7 @@ use skep_model::{
 };
 use tokio::sync::oneshot;
 
-use crate::backend::{Dial, Stage};
+use crate::backend::{Dial, Stage, cause_alone};
 use crate::desk::{Desk, HeldSeat};
 use crate::pool::{Input, Pool, Ticket};
 use crate::visits::Visits;
@@ -147,6 +147,11 @@ impl Handle {
     pub async fn has_ended(&self, instance: &InstanceId, patience: Duration) -> bool {
         let ended = self.desk.all_gone(std::slice::from_ref(instance));
         tokio::time::timeout(patience, ended).await.is_ok()
+    }
+
+    /// Why an instance ended that nobody had asked to, where that is known by now and the next one is not ready yet.
+    pub fn why_ended(&self, instance: &InstanceId) -> Option<String> {
+        self.desk.read(|pool| pool.why_ended(instance).map(str::to_owned))
     }
 
     /// A seat that a predecessor process still uses while it drains: held here until the lease is dropped. `None`
@@ -376,6 +381,19 @@ impl Refusal {
         }
     }
 
+    /// As whoever may not see the app's log may read it.
+    #[must_use]
+    pub fn without_log(&self) -> Self {
+        match self {
+            Self::StartFailed { summary, last_lines, retry_after } => Self::StartFailed {
+                summary: cause_alone(summary, last_lines).to_owned(),
+                last_lines: Vec::new(),
+                retry_after: *retry_after,
+            },
+            other => other.clone(),
+        }
+    }
+
     /// The HTTP status a held request is answered with.
     pub fn status(&self) -> u16 {
         match self {
@@ -406,6 +424,8 @@ pub struct LaunchStatus {
     pub failure: Option<LaunchFailure>,
     /// The instance being waited for, when there is one: its log can be shown.
     pub instance: Option<InstanceId>,
+    /// Why the visitor's last instance (or where they are shared, the app's) ended, if nobody had asked it to.
+    pub before: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -415,6 +435,14 @@ pub struct LaunchFailure {
     pub last_lines: Vec<String>,
     /// Until Skep itself would try again, milliseconds.
     pub retry_after_ms: u64,
+}
+
+impl LaunchFailure {
+    /// Leaves what whoever may not see the app's log may read.
+    pub fn hide_log(&mut self) {
+        self.summary = cause_alone(&self.summary, &self.last_lines).to_owned();
+        self.last_lines.clear();
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -61,6 +61,8 @@
       item.querySelector("small").textContent = index === now ? status.detail : "";
     });
     if (status.says) say(status.says);
+    at("before").hidden = !status.before;
+    at("before").textContent = status.before ? `The one before ended: ${status.before}.` : "";
     tick();
   };
 

@@ -66,6 +66,7 @@ pub(crate) fn page(view: &LaunchView<'_>) -> Page {
     tile(&mut html, spec);
     html.raw("<div><p class=\"eyebrow\">Starting</p><h1>").text(&spec.title).raw("</h1></div></header>\n");
     html.raw("<p class=\"says\" id=\"says\" role=\"status\">").text(&says(status)).raw("</p>\n");
+    before(&mut html, status.before.as_deref());
     html.raw("<progress id=\"bar\" max=\"100\" value=\"")
         .number(progress(status))
         .raw("\" aria-label=\"Time so far against the usual time\"></progress>\n<p class=\"time\"><span id=\"elapsed\">")
@@ -95,6 +96,15 @@ pub(crate) fn page(view: &LaunchView<'_>) -> Page {
             html,
         )
     }
+}
+
+/// Why this start is needed; hidden where nothing was lost.
+fn before(html: &mut Html, reason: Option<&str>) {
+    html.raw("<p class=\"hint\" id=\"before\"").raw(if reason.is_some() { ">" } else { " hidden>" });
+    if let Some(reason) = reason {
+        html.raw("The one before ended: ").text(&plain_line(reason, 300)).raw(".");
+    }
+    html.raw("</p>\n");
 }
 
 fn stages(html: &mut Html, status: &LaunchStatus) {

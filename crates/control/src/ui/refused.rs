@@ -15,7 +15,7 @@ pub(crate) struct Refused<'a> {
     pub(crate) spec: Option<&'a AppSpec>,
     /// Path and query asked for.
     pub(crate) target: &'a str,
-    /// Whether visitors may see what an app wrote.
+    /// Whether the visitor may see what the app wrote.
     pub(crate) show_lines: bool,
     pub(crate) portal: &'static str,
     pub(crate) request_id: u64,
@@ -45,6 +45,8 @@ struct Words {
 
 /// A page load that was refused.
 pub(crate) fn refusal_page(refused: &Refused<'_>, app: &AppId, refusal: &Refusal) -> Page {
+    let hidden = (!refused.show_lines).then(|| refusal.without_log());
+    let refusal = hidden.as_ref().unwrap_or(refusal);
     let (summary, lines) = match refusal {
         Refusal::StartFailed { summary, last_lines, .. } => (Some(summary.as_str()), last_lines.as_slice()),
         _ => (None, [].as_slice()),
@@ -259,12 +261,11 @@ fn page(refused: &Refused<'_>, app: &AppId, words: &Words, summary: Option<&str>
         .text(name)
         .raw("</h1></div></header>\n");
     html.raw("<p class=\"says\" role=\"status\">").text(&words.says).raw("</p>\n");
-    // What went wrong inside an app is for those who may see its log.
-    if let Some(summary) = summary.filter(|_| refused.show_lines) {
+    if let Some(summary) = summary {
         html.raw("<p class=\"notice\">").text(&plain_line(summary, 400)).raw("</p>\n");
     }
     html.raw("<p class=\"hint\">").raw(words.hint).raw("</p>\n");
-    if refused.show_lines && !lines.is_empty() {
+    if !lines.is_empty() {
         html.raw("<details class=\"log\" open><summary>The last lines it wrote</summary>")
             .raw("<pre class=\"lines\" tabindex=\"0\">");
         last_lines(&mut html, lines, 50, 8 * 1024);

@@ -66,6 +66,7 @@ pub(crate) fn status(stage: Stage) -> LaunchStatus {
         waiting: 0,
         failure: None,
         instance: None,
+        before: None,
     }
 }
 
@@ -146,9 +147,22 @@ fn without_permission_no_line_of_the_app_is_shown() {
     assert!(!page(&view).html().contains("<pre"));
     let refusal = failed(3, "password=hunter2");
     let hidden = refusal_page(&refused(&spec, false), &spec.id, &refusal).html();
-    assert!(!hidden.contains("hunter2") && !hidden.contains("exited with"));
+    check(&hidden);
+    assert!(!hidden.contains("hunter2") && !hidden.contains("<pre"), "{hidden}");
+    assert!(hidden.contains("exited with status 1"), "the cause is nobody's secret: {hidden}");
     let shown = refusal_page(&refused(&spec, true), &spec.id, &refusal).html();
     assert!(shown.contains("hunter2") && shown.contains("exited with"));
+    // Some causes end in a line of the log.
+    let quoting = Refusal::StartFailed {
+        summary: "exited with status 1: no vault for hunter2".to_owned(),
+        last_lines: vec!["skep: no vault for hunter2".to_owned()],
+        retry_after: Duration::from_secs(1),
+    };
+    let hidden = refusal_page(&refused(&spec, false), &spec.id, &quoting).html();
+    assert!(hidden.contains(">exited with status 1</p>") && !hidden.contains("hunter2"), "{hidden}");
+    assert!(
+        refusal_page(&refused(&spec, true), &spec.id, &quoting).html().contains("no vault for hunter2</p>")
+    );
 }
 
 #[test]
@@ -309,6 +323,22 @@ fn a_portal_of_two_thousand_apps_is_quick() {
     }
     // Unoptimised, perhaps on a busy machine; the goal for the whole answer of an optimised server is 50 ms.
     assert!(best < Duration::from_secs(3), "{best:?}");
+}
+
+#[test]
+fn why_the_one_before_ended_is_said_on_one_quiet_line() {
+    let spec = spec("sales", "Sales");
+    let html = |before: Option<&str>| {
+        let status = LaunchStatus { before: before.map(str::to_owned), ..status(Stage::Boot) };
+        let view = LaunchView { spec: &spec, status: &status, lines: None, portal: "/", request_id: 1 };
+        page(&view).html()
+    };
+    let told = html(Some("its node sk2 is down"));
+    assert!(told.contains("id=\"before\">The one before ended: its node sk2 is down.</p>"), "{told}");
+    check(&html(Some(HOSTILE)));
+    let nothing = html(None);
+    check(&nothing);
+    assert!(nothing.contains("id=\"before\" hidden></p>"), "{nothing}");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! A visitor waits for an app: the page, its stream, a failure, another try.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::Request;
-use skep_control::ControlConfig;
+use skep_control::{ControlConfig, LoginConfig, Newcomer};
 use skep_edge::Purpose;
-use skep_launch::BackendError;
+use skep_launch::{BackendError, Refusal};
+use skep_model::Secret;
 
 use crate::world::{Lines, World, app, spec, until};
 
@@ -14,6 +17,28 @@ fn shows_logs() -> ControlConfig {
 
 fn request(path: &str) -> Request<&'static str> {
     Request::get(path).header("accept", "text/html").body("").unwrap()
+}
+
+fn request_of(cookie: &str) -> Request<&'static str> {
+    Request::get("/sales/").header("accept", "text/html").header("cookie", cookie).body("").unwrap()
+}
+
+/// The cookies of an administrator and of a user. Both may open every app.
+async fn ada_and_bob(world: &World) -> [String; 2] {
+    let mut cookies = [String::new(), String::new()];
+    for (name, cookie) in ["ada", "bob"].into_iter().zip(&mut cookies) {
+        let password = Some(Secret::new("plum tree in June".to_owned()));
+        let newcomer = Newcomer { name: name.to_owned(), admin: name == "ada", groups: Vec::new(), password };
+        world.control.roster().add(newcomer).await.unwrap();
+        world.control.read_users().await.unwrap();
+        let form = Request::post("/_skep/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("sec-fetch-site", "same-origin")
+            .body(format!("name={name}&password=plum+tree+in+June"));
+        let answer = world.answer(Purpose::Own, form.unwrap()).await;
+        answer.header("set-cookie").split(';').next().unwrap().clone_into(cookie);
+    }
+    cookies
 }
 
 #[tokio::test]
@@ -72,18 +97,62 @@ async fn the_stream_tells_every_change_until_the_app_is_ready() {
 
 #[tokio::test]
 async fn visitors_who_may_not_see_logs_get_none() {
-    let world = World::new(ControlConfig::default(), vec![spec("sales", "Sales")]).await;
+    let world = World::with_login(LoginConfig::default(), vec![spec("sales", "Sales")]).await;
+    let [ada, bob] = ada_and_bob(&world).await;
     let seat = world.claim("sales").unwrap();
     world.instance("sales", false).await;
-    let purpose = Purpose::LaunchPage { app: app("sales"), name: None, seat: seat.clone() };
-    let page = world.answer(purpose, request("/sales/")).await;
-    assert!(!page.text.contains("the first line"));
+    until("the boot stage", || world.handle.status(&app("sales"), None).stage == skep_launch::Stage::Boot)
+        .await;
+    for (cookie, sees) in [(ada.as_str(), true), (bob.as_str(), false), ("", false)] {
+        let purpose = Purpose::LaunchPage { app: app("sales"), name: None, seat: seat.clone() };
+        let page = world.answer(purpose, request_of(cookie)).await;
+        assert_eq!(page.text.contains("the first line"), sees, "{}", page.text);
+    }
     let purpose = Purpose::LaunchFollow { app: app("sales"), seat };
-    let response = world.call(purpose, request("/sales/")).await;
+    let response = world.call(purpose, request_of(&bob)).await;
     world.doors.open();
     let mut lines = Lines::of(Body::new(response.into_body()));
     while let Some(line) = lines.next().await {
         assert!(!line.contains("\"log\""), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_start_shows_what_the_app_wrote_only_to_who_may_see_its_log() {
+    let world = World::with_login(LoginConfig::default(), vec![spec("sales", "Sales")]).await;
+    let [ada, bob] = ada_and_bob(&world).await;
+    let summary = "exited with status 1: no vault for hunter2".to_owned();
+    let last_lines = vec!["hunter2 it is".to_owned(), "skep: no vault for hunter2".to_owned()];
+    let error = BackendError::App { summary: summary.clone(), last_lines: last_lines.clone() };
+    *world.doors.broken.lock() = Some(error);
+    let refusal = Refusal::StartFailed { summary, last_lines, retry_after: Duration::from_secs(1) };
+    // On a host of apps, what asks may be a script of another app.
+    let visitors = [
+        (ada.as_str(), true, true),
+        (ada.as_str(), false, false),
+        (bob.as_str(), true, false),
+        ("", true, false),
+    ];
+    for (cookie, at_console, sees) in visitors {
+        *world.at_console.lock() = at_console;
+        world.handle.retry(&app("sales"));
+        let seat = world.claim("sales").unwrap();
+        let purpose = Purpose::LaunchFollow { app: app("sales"), seat };
+        let mut lines = Lines::of(Body::new(world.call(purpose, request_of(cookie)).await.into_body()));
+        let mut last = String::new();
+        while let Some(line) = lines.next().await {
+            assert!(sees || !line.contains("hunter2"), "{line}");
+            last = line;
+        }
+        let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+        let failure = &last["failure"];
+        assert_eq!(failure["last_lines"].as_array().unwrap().len(), if sees { 2 } else { 0 }, "{last}");
+        assert!(failure["summary"].as_str().unwrap().starts_with("exited with status 1"), "{last}");
+
+        let purpose = Purpose::RefusedPage { app: app("sales"), name: None, refusal: refusal.clone() };
+        let page = world.answer(purpose, request_of(cookie)).await;
+        assert!(page.text.contains("exited with status 1"), "{}", page.text);
+        assert_eq!(page.text.contains("hunter2"), sees, "{}", page.text);
     }
 }
 

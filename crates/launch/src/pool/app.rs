@@ -8,7 +8,7 @@ use std::time::Duration;
 use skep_model::{AppSpec, EventKind, InstanceId, InstanceName, Principal, SeatId};
 
 use super::fault::Fault;
-use super::instance::{Instance, Owner, Place, Seat, Seeker, StopReason, Trouble};
+use super::instance::{End, Instance, Owner, Place, Seat, Seeker, StopReason, Trouble};
 use super::time::Moment;
 use super::{Action, Figure, GrantId, Granted, Record, Turn};
 use crate::handle::Refusal;
@@ -27,6 +27,8 @@ pub(crate) struct App {
     pub due: BinaryHeap<Reverse<(Moment, GrantId, SeatId)>>,
     pub line: VecDeque<Place>,
     pub trouble: Trouble,
+    /// What was lost since the next one was ready, newest last. Told, and never decided by.
+    pub ends: VecDeque<End>,
     /// Order to ready, milliseconds, newest last.
     pub start_times: VecDeque<u64>,
     /// Somebody was there when the instances were told to restart: one is started without waiting for a claim.
@@ -50,6 +52,7 @@ impl App {
             due: BinaryHeap::new(),
             line: VecDeque::new(),
             trouble: Trouble::default(),
+            ends: VecDeque::new(),
             start_times: VecDeque::new(),
             replace: false,
             refusals: BTreeMap::new(),

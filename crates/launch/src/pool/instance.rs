@@ -1,5 +1,7 @@
 //! One instance, a seat on it, a place in the line: the nouns of the pool and their own arithmetic.
 
+use std::time::Duration;
+
 use skep_model::{Choice, GuestId, InstanceId, InstanceName, Principal, Revision, SeatId, UserName, Variant};
 
 use super::time::Moment;
@@ -224,6 +226,12 @@ impl Instance {
             && self.variant.name.as_ref() == seeker.name
     }
 
+    /// Whose it is, and under which name, where instances are not shared.
+    pub(crate) fn whose(&self) -> Option<(Owner, Option<InstanceName>)> {
+        let (owner, _) = self.owner.as_ref()?;
+        Some((owner.clone(), self.variant.name.clone()))
+    }
+
     /// Whether its owner, or whoever manages the app, has ordered its end.
     pub(crate) fn is_given_up(&self) -> bool {
         matches!(self.phase, Phase::Stopping | Phase::Draining { reason: StopReason::Command, .. })
@@ -236,6 +244,33 @@ impl Instance {
             Phase::Draining { .. } => InstancePhase::Draining,
             Phase::Stopping => InstancePhase::Stopping,
         }
+    }
+}
+
+/// The end, asked for by nobody, of an instance that had been ready: what whoever waits for the next one is told.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub instance: InstanceId,
+    /// Whose it was, and under which name, where instances are not shared.
+    pub whose: Option<(Owner, Option<InstanceName>)>,
+    pub at: Moment,
+    pub reason: String,
+}
+
+impl End {
+    /// After this it is no news.
+    const TOLD_FOR: Duration = Duration::from_secs(300);
+    /// Of one app.
+    pub(crate) const KEPT: usize = 64;
+
+    pub(crate) fn is_news(&self, now: Moment) -> bool {
+        now.since(self.at) < Self::TOLD_FOR
+    }
+
+    /// Whether it is what they had before. Without anybody: whether it was everybody's.
+    pub(crate) fn concerns(&self, seeker: Option<Seeker<'_>>) -> bool {
+        let Some((owner, name)) = &self.whose else { return true };
+        seeker.is_some_and(|seeker| owner.is(seeker.principal) && name.as_ref() == seeker.name)
     }
 }
 
@@ -307,5 +342,5 @@ pub(crate) struct LastFailure {
     pub summary: String,
     pub last_lines: Vec<String>,
     /// Set when the app simply did not answer in time.
-    pub timeout: Option<std::time::Duration>,
+    pub timeout: Option<Duration>,
 }

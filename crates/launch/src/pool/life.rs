@@ -4,9 +4,9 @@ use skep_model::{EventKind, InstanceId};
 
 use super::app::App;
 use super::fault::Fault;
-use super::instance::{Instance, Phase, StopReason};
+use super::instance::{End, Instance, Phase, StopReason};
 use super::{Action, Failure, Figure, Mode, Turn};
-use crate::backend::{EndedBy, ExitReport};
+use crate::backend::{EndedBy, ExitReport, cause_alone};
 
 impl App {
     /// From now on the instance gets no new visitor. It is stopped when the last one has gone, or at its deadline.
@@ -124,12 +124,14 @@ impl App {
                 self.stop(turn, index, StopReason::StartFailed);
             }
             Phase::Ready | Phase::Draining { .. } if blameless => {
+                self.remember_end(turn, index, &failure);
                 self.record(turn, EventKind::InstanceStop, id, format!("lost: {}", failure.summary));
                 self.figure(turn, Figure::Lost);
                 self.clear(turn, id);
                 self.remove(turn, index);
             }
             Phase::Ready | Phase::Draining { .. } => {
+                self.remember_end(turn, index, &failure);
                 let fresh = self.instances[index].is_ready();
                 let kind =
                     if report.code == Some(0) { EventKind::InstanceStop } else { EventKind::InstanceCrash };
@@ -149,6 +151,22 @@ impl App {
                 }
             }
         }
+    }
+
+    /// Whoever had it is told why while the next one starts.
+    fn remember_end(&mut self, turn: &Turn<'_>, index: usize, failure: &Failure) {
+        let instance = &self.instances[index];
+        // Another one takes over from what was on its way out.
+        if !instance.is_ready() && !instance.is_wedged() {
+            return;
+        }
+        let reason = cause_alone(&failure.summary, &failure.last_lines).to_owned();
+        let end = End { instance: instance.id.clone(), whose: instance.whose(), at: turn.now, reason };
+        self.ends.retain(|end| end.is_news(turn.now));
+        if self.ends.len() == End::KEPT {
+            self.ends.pop_front();
+        }
+        self.ends.push_back(end);
     }
 
     pub(crate) fn probed(&mut self, turn: &mut Turn<'_>, id: &InstanceId, good: bool) {

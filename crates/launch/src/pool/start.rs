@@ -34,19 +34,19 @@ impl App {
             let variant = Variant { name: place.name.clone(), chosen: place.chosen.clone() };
             return Some(Need::Demand(Some((place.principal.clone(), variant))));
         }
-        let mut supply = 0_usize;
-        let mut fresh = false;
-        for instance in self.instances.iter().filter(|i| i.is_fresh()) {
-            fresh = true;
-            if instance.is_ready() || starting_counts {
-                supply += self.spec.seats.saturating_sub(instance.taken) as usize;
-            }
-        }
+        let fresh = self.instances.iter().any(Instance::is_fresh);
+        let supply = self.supply(starting_counts);
         if self.line.len() > supply {
             return Some(Need::Demand(None));
         }
         let warm = self.line.len() + self.spec.min_seats as usize > supply;
         (warm || self.replace && !fresh).then_some(Need::Warm)
+    }
+
+    /// Seats that are free, or on their way.
+    fn supply(&self, starting_counts: bool) -> usize {
+        let counts = self.instances.iter().filter(|i| i.is_fresh() && (i.is_ready() || starting_counts));
+        counts.map(|instance| self.spec.seats.saturating_sub(instance.taken) as usize).sum()
     }
 
     /// `max_instances`, with one more where all there are are on their way out.
@@ -77,10 +77,14 @@ impl App {
         let mut instance = Instance::new(id.clone(), self.spec.revision, owner.clone(), turn.now);
         instance.variant = variant.clone();
         instance.warm = warm;
-        let whose = |place: &&Place| {
-            owner.as_ref().is_none_or(|owner| *owner == place.principal && variant.name == place.name)
+        // Who waits for this very one: for the others there are instances on their way.
+        let place = match &owner {
+            _ if warm => None,
+            Some(owner) => {
+                self.line.iter().find(|place| *owner == place.principal && variant.name == place.name)
+            }
+            None => self.line.get(self.supply(true)).or_else(|| self.line.front()),
         };
-        let place = self.line.iter().find(whose).filter(|_| !warm);
         let queued = place.map(|place| turn.now.since(place.since));
         instance.stages.extend(queued.map(|queued| (Stage::Queue, millis(queued))));
         self.instances.push(instance);
@@ -156,6 +160,8 @@ impl App {
         instance.idle_since = turn.now;
         instance.probe_due = turn.now.after(turn.config.probe_every);
         instance.detail.clear();
+        let whose = instance.whose();
+        self.ends.retain(|end| end.whose != whose);
         self.remember_start_time(ms);
         self.trouble.last = None;
         self.figure(turn, Figure::StageTook(stage, stage_took));

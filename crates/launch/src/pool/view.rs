@@ -23,6 +23,8 @@ pub struct StatusFacts {
     pub waiting: u32,
     pub failure: Option<FailureFacts>,
     pub instance: Option<InstanceId>,
+    /// Why the one before ended unasked.
+    pub before: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +110,12 @@ impl Pool {
     pub fn knows_any(&self, ids: &[InstanceId]) -> bool {
         let found = |id: &InstanceId| self.unclaimed.iter().any(|found| found.id == *id);
         ids.iter().any(|id| found(id) || self.apps.get(id.app()).is_some_and(|app| app.index(id).is_some()))
+    }
+
+    /// Why an instance ended that nobody had asked to, until the next one is ready.
+    pub fn why_ended(&self, id: &InstanceId) -> Option<&str> {
+        let app = self.apps.get(id.app())?;
+        app.ends.iter().find(|end| end.instance == *id).map(|end| end.reason.as_str())
     }
 
     pub fn app_instances(&self, id: &AppId) -> Vec<InstanceFacts> {
@@ -237,6 +245,8 @@ impl App {
             self.trouble.last.as_ref().filter(|_| {
                 now < self.trouble.until && at.is_none() && seated.is_none() && starting.is_none()
             });
+        let lost = self.ends.iter().filter(|end| end.is_news(now)).rfind(|end| end.concerns(seeker));
+        let before = lost.filter(|_| stage != Stage::Ready).map(|end| end.reason.clone());
         StatusFacts {
             stage,
             detail,
@@ -251,6 +261,7 @@ impl App {
                 retry_after_ms: super::time::millis(self.trouble.until.since(now)),
             }),
             instance,
+            before,
         }
     }
 }

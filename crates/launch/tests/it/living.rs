@@ -166,6 +166,49 @@ async fn an_instance_lost_with_its_node_is_nothing_to_hold_against_its_app() {
 }
 
 #[tokio::test]
+async fn whoever_lost_an_instance_is_told_why_while_the_next_one_starts() {
+    let world = World::new(quick(), vec![AppSpec { per_user: true, ..spec("a") }]);
+    let ask = |name: &str| {
+        let claim = Claim { principal: user(name), kind: ClaimKind::Page, ..claim("a") };
+        let Outcome::Waiting(waiting) = world.handle.claim(claim) else { panic!("it cannot be ready") };
+        waiting
+    };
+    let before = |seat| world.handle.status(&app("a"), Some(seat)).before;
+    let first = ask("ada");
+    assert_eq!(before(first.key().seat), None);
+    let lease = within("a seat", first.granted()).await.unwrap();
+    let lost = lease.upstream().instance.clone();
+    world.backend.manner("a", Manner { boot: ms(500), ..Manner::default() });
+    world.backend.lose(&lost).await;
+    within("the lease is revoked", lease.revoked()).await;
+    assert_eq!(world.handle.why_ended(&lost).as_deref(), Some("its node sk2 is down"));
+    let (next, other) = (ask("ada"), ask("bob"));
+    assert_eq!(before(next.key().seat).as_deref(), Some("its node sk2 is down"));
+    assert_eq!(before(other.key().seat), None, "it was not his");
+    let next = within("the next one", next.granted()).await.unwrap();
+    assert_eq!((before(next.key().seat), world.handle.why_ended(&lost)), (None, None));
+    // What was asked for needs no explanation.
+    world.handle.stop(StopTarget::App(app("a"))).await;
+    assert_eq!(before(ask("ada").key().seat), None);
+}
+
+#[test]
+fn what_an_app_wrote_is_no_part_of_a_cause_for_everybody() {
+    let failed = |summary: &str, lines: &[&str]| Refusal::StartFailed {
+        summary: summary.to_owned(),
+        last_lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        retry_after: ms(1_000),
+    };
+    let told = |summary: &str, lines: &[&str]| failed(summary, lines).without_log();
+    let quoted = told("exited with status 1: no key: hunter2", &["a", "skep: no key: hunter2", "b"]);
+    assert_eq!(quoted, failed("exited with status 1", &[]));
+    let lines: &[&str] = &["out of things", ""];
+    assert_eq!(told("ran out of memory: really", lines), failed("ran out of memory: really", &[]));
+    assert_eq!(told("nothing after it: ", lines), failed("nothing after it: ", &[]));
+    assert_eq!(Refusal::NoRoom.without_log(), Refusal::NoRoom);
+}
+
+#[tokio::test]
 async fn a_start_that_is_lost_with_its_node_is_begun_anew_while_visitors_wait() {
     let mut world = World::new(quick(), vec![spec("a")]);
     let lost = BackendError::Lost("its node is down".to_owned());
