@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HOST, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use skep_identity::{CHOICE_COOKIE, GUEST_COOKIE, SEAT_COOKIE, SHARE_COOKIE};
 use skep_launch::{Dial, Stream, Upstream};
 use skep_model::{AppId, InstanceId, Prefix, Principal};
 
@@ -20,16 +21,15 @@ use crate::config::{Cidr, HostRule};
 use crate::control_call::Client;
 use crate::forward::{self, Onward, Speaker};
 use crate::frames::FrameScan;
-use crate::routes::RouteTable;
 use crate::sanitize::head_scan::{Framing, Head, HeadScan};
 use crate::sanitize::host::{Authority, origin_matches};
 use crate::sanitize::{self, Checked, path};
-use crate::{static_site, visit};
+use crate::{fuzzing_routes, static_site, visit};
 
 /// As hyper is told.
 const FIELDS: usize = 100;
 const PEER: &str = "203.0.113.9";
-const OURS: [&str; 6] = ["skep-seat", "__Host-skep", "skep", "skep-guest", "skep-share", "skep-choice"];
+const OURS: [&str; 6] = ["__Host-skep", "skep", SEAT_COOKIE, GUEST_COOKIE, SHARE_COOKIE, CHOICE_COOKIE];
 
 /// A client's head: the raw scan against the parser, the check, and what an app would get to see.
 pub fn request(bytes: &[u8]) {
@@ -178,7 +178,9 @@ pub fn response(bytes: &[u8]) {
     if speaker == Speaker::App {
         for value in headers.get_all(SET_COOKIE) {
             let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            let name = text.split(['=', ';']).next().unwrap_or_default().trim();
+            // A browser may send one without a name back as its value alone.
+            let named = text.trim_start_matches(['=', ' ', '\t']);
+            let name = named.split(['=', ';']).next().unwrap_or_default().trim();
             assert!(!OURS.contains(&name), "an app set our cookie: {text}");
         }
     }
@@ -213,7 +215,7 @@ pub fn paths(bytes: &[u8]) {
     let Ok(normal) = path::normalise(uri.path()) else { return };
     let normal = normal.unwrap_or_else(|| uri.path().to_owned());
     check_path(&normal);
-    let _ = RouteTable::default().find("localhost", &normal);
+    fuzzing_routes::check(&normal);
     let upstream = upstream(Prefix::Strip);
     if let Some(target) = normal.parse::<Uri>().ok().and_then(|uri| forward::target(&uri, &upstream)) {
         assert!(target.path().starts_with('/'), "{target}");

@@ -25,6 +25,8 @@ mod forward;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(fuzzing)]
+mod fuzzing_routes;
 mod guard;
 mod handover;
 mod listen;
