@@ -7,10 +7,10 @@ MINUTES ?= 15
 fuzz: ## Every fuzz target for SECONDS each
 	fuzz/run.sh $(SECONDS)
 
-bench: ## Skep's edge against nginx, HAProxy and Traefik; the result goes to bench/results
+bench: ## Skep's edge against nginx, HAProxy and Traefik; the result goes to bench/results, tables and plots to docs
 	@bench/edge/setup.sh
 	cargo build --release --locked --package skep
-	python3 bench/edge/bench.py --out bench/results
+	file=$$(python3 bench/edge/bench.py --out bench/results) && echo "$$file" && python3 bench/edge/report.py "$$file"
 
 bench-launch: ## From a click to the first byte of a container, on Docker and on a Swarm, beside the engine alone (root)
 	cargo build --release --locked --package skep

@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--only", default="", help="names of proxies, with commas between")
     parser.add_argument("--http", action="store_true", help="measure requests only; the result is printed")
     parser.add_argument("--ws", action="store_true", help="measure messages only (or too); the result is printed")
-    parser.add_argument("--out", type=Path, help="folder for the result file; without it, it is printed")
+    parser.add_argument("--out", type=Path, help="folder for the result file, whose name is printed; without it, the result is")
     wanted = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -122,9 +122,10 @@ def main():
     # Half a result must not take a whole one's place.
     if wanted.out and not (wanted.http or wanted.ws):
         wanted.out.mkdir(parents=True, exist_ok=True)
-        file = wanted.out / f"edge-{result['date'][:10]}.json"
+        # To the second: no run takes another's place.
+        file = wanted.out / f"edge-{result['date'][:19].replace(':', '-')}.json"
         file.write_text(text)
-        print(file, file=sys.stderr)
+        print(file)
     else:
         print(text)
 

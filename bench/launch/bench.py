@@ -174,21 +174,21 @@ class Skep:
             return subprocess.Popen(["nsenter", f"--net=/run/netns/{self.lab.space(node)}", self.binary, *map(str, words)],
                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
-    def get(self, path, timeout=60):
+    def get(self, path, timeout=60, headers=None):
         """Status and first bytes over a kept connection, as a browser has one."""
         try:
             if self.connection is None:
                 self.connection = http.client.HTTPConnection(self.lab.address(1), 8000, timeout=timeout)
-            self.connection.request("GET", path, headers={"Host": "bench.test"})
+            self.connection.request("GET", path, headers={"Host": "bench.test", **(headers or {})})
             answer = self.connection.getresponse()
             return answer.status, answer.read(65536)
         except (OSError, http.client.HTTPException):
             self.connection = None
             return 0, b""
 
-    def click(self, path):
+    def click(self, path, headers=None):
         began = time.monotonic()
-        status, body = self.get(path)
+        status, body = self.get(path, headers=headers)
         taken = ms(began)
         if status != 200 or b"hello" not in body:
             raise RuntimeError(f"{path}: {status} {body[:300]}\n{(self.home / 'log').read_text()[-1500:]}")
@@ -210,14 +210,13 @@ class Skep:
 
 
 def warm_seat(skep, before):
-    """Waits until a further seat is warm, then clicks as a new visitor."""
+    """Waits until a further seat is warm, then clicks as a new visitor with a browser: a launch page would be a failure."""
     def spare():
         rows = json.loads(skep.command("ps", "--json").stdout or "[]")
         return sum(row["app"] == "warm" and row["state"] == "ready" and row["taken"] == 0 for row in rows)
     until("a seat is warm", spare, 60, 0.1)
     time.sleep(0.3)
-    taken = skep.click("/warm/")
-    return taken
+    return skep.click("/warm/", {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"})
 
 
 def summary(values):

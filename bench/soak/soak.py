@@ -6,13 +6,15 @@
 `make soak` builds Skep and calls this. Apps are those of examples/apps and one of the soak's own, with an idle time of six
 seconds, so that they come and go all the time. An error is *explained* when the visit it belongs to had begun before a kill
 was over and done with, that is, before the next Skep was ready, and it came about after the kill. Every other error fails
-the soak, as does anything left behind: a process, an open file, a socket, a control group, an instance's folder, memory that
-grows.
+the soak, as does a 5xx in the access log other than 503, and anything left behind: a process, an open file, a socket, a control
+group, an instance's folder, memory that grows. Nothing tells whose an empty control group was, so no other Skep may come and go
+on the machine meanwhile.
 """
 
 import argparse
 import asyncio
 import collections
+import datetime
 import json
 import os
 import random
@@ -115,10 +117,10 @@ def processes(dir):
     return found
 
 
-def cgroups(dir):
-    """Control groups of instances of this soak."""
-    ids = {path.name for path in (dir / "data/instances").glob("*")}
-    return sum(1 for path in Path("/sys/fs/cgroup").glob("**/skep/**/*") if path.name in ids)
+def cgroups():
+    """Control groups of instances, of every hierarchy. A walk that does not mind what vanishes meanwhile."""
+    return {os.path.join(folder, name) for folder, names, _ in os.walk("/sys/fs/cgroup")
+            if os.path.basename(folder) == "skep" for name in names}
 
 
 def left_files(dir):
@@ -140,7 +142,7 @@ def folders_beyond(dir):
 
 
 def state(server, dir):
-    return {"files": server.files(), "rss_kib": server.rss_kib(), "sockets": server.sockets(), "cgroups": cgroups(dir),
+    return {"files": server.files(), "rss_kib": server.rss_kib(), "sockets": server.sockets(), "cgroups": len(cgroups()),
             "processes": len(processes(dir)), "data_files": len(left_files(dir)), "folders_beyond": len(folders_beyond(dir))}
 
 
@@ -208,7 +210,7 @@ async def soak(dir, minutes):
     await warm_up(server, dir)
     await server.kill()
     await asyncio.sleep(5)
-    before = state(server, dir)
+    before, groups = state(server, dir), cgroups()
     server.kills.clear()
     server.ready_after.clear()
     samples, end = [], time.monotonic() + minutes * 60
@@ -216,7 +218,7 @@ async def soak(dir, minutes):
     while time.monotonic() < end - 45:
         await asyncio.sleep(random.uniform(30, 50))
         samples.append({"minute": round((time.monotonic() - end) / 60 + minutes, 1), "rss_kib": server.rss_kib(),
-                        "files": server.files(), "instances": len(processes(dir))})
+                        "files": server.files(), "instances": len(processes(dir)), "cgroups": len(cgroups() - groups)})
         say(f"{samples[-1]}, {sum(seen.values()):.0f} visits, {len(errors)} errors, next: kill -9")
         await asyncio.sleep(random.uniform(0, 20))
         await server.kill()
@@ -225,18 +227,24 @@ async def soak(dir, minutes):
     # Idle connections to the app and from visitors have their own time to be given up.
     await asyncio.sleep(8)
     after = state(server, dir)
-    return judge(server, seen, errors, samples, before, after, dir, minutes)
+    return judge(server, seen, errors, samples, before, after, cgroups() - groups, dir, minutes)
 
 
-def judge(server, seen, errors, samples, before, after, dir, minutes):
+def judge(server, seen, errors, samples, before, after, groups, dir, minutes):
+    """`groups`: control groups that are there now and were not before."""
     explained, unexplained = collections.Counter(), []
     for began, failed, visit, what in errors:
         if server.explains(began, failed):
             explained[f"{visit}, cut by a kill: {re.sub(r'[0-9]+', 'N', what)[:80]}"] += 1
         else:
             unexplained.append(f"{visit} after {failed - began:.1f} s: {what}")
-    leaks = []
-    for what in ("processes", "sockets", "cgroups", "data_files", "folders_beyond"):
+    for began, ended, status, line in broken(dir):
+        if server.explains(began, ended):
+            explained[f"answered {status}, cut by a kill"] += 1
+        else:
+            unexplained.append(f"answered {status}: {line}")
+    leaks = [f"control groups: {len(groups)} more than before"] if groups else []
+    for what in ("processes", "sockets", "data_files", "folders_beyond"):
         if after[what] > before[what]:
             leaks.append(f"{what}: {before[what]} before, {after[what]} after")
     if after["files"] > before["files"] + 8:
@@ -252,7 +260,8 @@ def judge(server, seen, errors, samples, before, after, dir, minutes):
         "ready_after_kill_s": {"median": round(sorted(server.ready_after)[len(server.ready_after) // 2], 3),
                                "longest": round(max(server.ready_after), 3)} if server.kills else {},
         "answers": answers(dir), "errors_explained": dict(explained), "errors_unexplained": unexplained, "leaks": leaks,
-        "left_running": processes(dir), "left_files": left_files(dir) + folders_beyond(dir) if leaks else [],
+        "left_running": processes(dir), "left_cgroups": sorted(groups),
+        "left_files": left_files(dir) + folders_beyond(dir) if leaks else [],
         "before": before, "after": after, "rss_kib_early": round(early), "rss_kib_late": round(late),
         "journal_mib": round(sum(p.stat().st_size for p in (dir / "data").glob("*.db*")) / (1 << 20), 2),
         "samples": samples,
@@ -267,6 +276,21 @@ def answers(dir):
         if status:
             found[status[1]] += 1
     return dict(sorted(found.items()))
+
+
+def broken(dir):
+    """5xx in the access log, with their time by the clock of the kills. 503 is no failure: the app is not there yet."""
+    shift = time.time() - time.monotonic()
+    for line in open(dir / "access.log", errors="replace"):
+        try:
+            # A kill may have cut the line before, which then has no end.
+            row = json.loads(line[max(0, line.rfind('{"time"')):])
+        except ValueError:
+            continue
+        status = row.get("status", 0)
+        if status >= 500 and status != 503:
+            ended = datetime.datetime.fromisoformat(row["time"]).timestamp() - shift
+            yield ended - row["ms"] / 1000, ended, status, line.strip()[:300]
 
 
 def free_ports():

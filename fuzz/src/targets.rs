@@ -9,8 +9,11 @@ use skep_backends::process::fuzzing::shim_protocol;
 use skep_docker::{Demux, JsonLines, Source};
 use skep_edge::fuzzing::{fields, frames, paths, request, response};
 use skep_identity::cookies::{login_path, safe_target, values};
-use skep_identity::{GuestSealer, KeyRing, LoginCookie, SEAT_COOKIE, SeatSealer, SessionId, SessionSealer};
-use skep_model::{AppId, InstanceId, UserName};
+use skep_identity::{
+    GUEST_COOKIE, GuestSealer, KeyRing, LoginCookie, SEAT_COOKIE, SHARE_COOKIE, SeatSealer, SessionId,
+    SessionSealer, ShareIn, ShareSealer,
+};
+use skep_model::{AppId, GuestId, InstanceId, Principal, UserName};
 
 use crate::config::ServerFile;
 use crate::config::discover::own_keys;
@@ -153,6 +156,7 @@ struct Sealers {
     seats: SeatSealer,
     sessions: SessionSealer,
     guests: GuestSealer,
+    shares: ShareSealer,
     app: AppId,
 }
 
@@ -165,6 +169,7 @@ fn sealers() -> &'static Sealers {
         let (seats, sessions) = (SeatSealer::new(&ring), SessionSealer::new(&ring));
         Sealers {
             guests: GuestSealer::new(&ring),
+            shares: ShareSealer::new(&ring),
             ring,
             seats,
             sessions,
@@ -177,10 +182,14 @@ fn sealers() -> &'static Sealers {
 fn cookies(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let sealers = sealers();
-    for name in [SEAT_COOKIE, LoginCookie::Host.name(), LoginCookie::Plain.name()] {
+    let logins = [LoginCookie::Host.name(), LoginCookie::Plain.name()];
+    for name in [SEAT_COOKIE, GUEST_COOKIE, SHARE_COOKIE].into_iter().chain(logins) {
         for value in values(text, name).chain([text]) {
             assert_eq!(sealers.seats.open(&sealers.app, None, value), None);
             assert_eq!(sealers.guests.open(value), None);
+            for place in [ShareIn::Link, ShareIn::Cookie(&Principal::Anonymous)] {
+                assert_eq!(sealers.shares.open(place, value), None);
+            }
             for cookie in [LoginCookie::Host, LoginCookie::Plain] {
                 assert_eq!(sealers.sessions.open(cookie, value, 0), None);
             }
@@ -211,6 +220,18 @@ fn cookie_contents(bytes: &[u8]) {
             }
         }
         assert_eq!(sealers.sessions.open(LoginCookie::Plain, &text, 0), None);
+    }
+    if let Ok(text) = sealers.ring.sealer(GUEST_COOKIE).seal("", bytes) {
+        let id = <[u8; 16]>::try_from(bytes).ok().map(|id| GuestId(u128::from_be_bytes(id)));
+        assert_eq!(sealers.guests.open(&text), id);
+    }
+    // In the context of a link; that of a guest's cookie is another, and what is inside is read the same.
+    if let Ok(text) = sealers.ring.sealer(SHARE_COOKIE).seal("link", bytes) {
+        if let Some(share) = sealers.shares.open(ShareIn::Link, &text) {
+            let again = sealers.shares.seal(ShareIn::Link, &share).expect("random numbers");
+            assert_eq!(sealers.shares.open(ShareIn::Link, &again), Some(share));
+        }
+        assert_eq!(sealers.shares.open(ShareIn::Cookie(&Principal::Anonymous), &text), None);
     }
 }
 

@@ -62,7 +62,7 @@ def shop(world):
 class Load:
     """So many requests per second over kept connections, each at its time, whatever happened to the one before."""
 
-    def __init__(self, world, host, rate, connections=25):
+    def __init__(self, world, host, rate, connections=100):
         self.address, self.port, self.host = world.stack.door.address, world.stack.door.port, host
         self.pause = connections / rate
         self.seen = []
@@ -78,16 +78,15 @@ class Load:
 
     def __exit__(self, *_):
         self.over.set()
+        self.seconds = time.monotonic() - self.began
         for thread in self.threads:
             thread.join(40)
-        self.seconds = time.monotonic() - self.began
 
     def run(self, offset):
         connection = http.client.HTTPConnection(self.address, self.port, timeout=30)
         due = time.monotonic() + offset
         mine = []
-        while not self.over.is_set():
-            time.sleep(max(0, due - time.monotonic()))
+        while not self.over.wait(max(0, due - time.monotonic())):
             due += self.pause
             began = time.monotonic()
             try:

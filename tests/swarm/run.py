@@ -43,6 +43,7 @@ SCENARIOS = {
     "isolation": (scenarios.isolation, 600),
     "look": (scenarios.look, 300),
     "shell": (shell.shell, 300),
+    "seats": (scenarios.seats, 300),
     "refused": (scenarios.refused, 200),
     "routes": (routes.routes, 400),
     "update": (routes.update, 500),

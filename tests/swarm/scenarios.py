@@ -3,6 +3,7 @@ what it shows. What goes wrong with nodes is in faults.py.
 """
 
 import concurrent.futures
+import contextlib
 import os
 import select
 import time
@@ -209,6 +210,40 @@ class Lines:
                     break
                 self.said += read
         raise LabError(f"`skep logs` does not say {text!r}")
+
+
+def seats(world):
+    """Seats of one instance: visitors share it with their WebSockets open, and who finds none free gets another instance."""
+    stack, apps = world.stack, ("all", "pair")
+
+    def rows():
+        return [row for row in stack.ps() if row["app"] in apps]
+    try:
+        with contextlib.ExitStack() as open_now:
+            found = {app: [] for app in apps}
+            for app in apps:
+                for _ in range(3):
+                    visitor = Visitor(stack.door)
+                    found[app].append(visitor.open(f"/{app}/").json["name"])
+                    # A seat is kept while something of the page is open.
+                    echo = open_now.enter_context(visitor.websocket(f"/{app}/ws"))
+                    check(echo.say("here") == "here", f"the WebSocket of {app} says something else")
+                    check(visitor.ask(f"/{app}/").json["name"] == found[app][-1], f"a visitor of {app} came to another instance")
+            check(len(set(found["all"])) == 1, f"three visitors, 50 seats, and the instances {found['all']}")
+            first, second, third = found["pair"]
+            check(first == second != third, f"three visitors, two seats each, and the instances {found['pair']}")
+            wanted = [("all", 3), ("pair", 1), ("pair", 2)]
+            until("as many seats are taken as there are visitors",
+                  lambda: sorted((row["app"], row["taken"]) for row in rows()) == wanted, 30, 0.3)
+            stack.wait_order(world.leader())
+        world.note("instances of three visitors: with 50 seats, with two", "1, 2", "")
+    finally:
+        # What comes next counts on the instances of its own visitors alone.
+        ids = {row["id"] for row in rows()}
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda instance: stack.skep("stop", instance), ids))
+        until("the shared apps have ended",
+              lambda: not rows() and not ids & {row["instance"] for row in stack.instances()}, 180, 0.5)
 
 
 def refused(world):

@@ -40,6 +40,10 @@ per_user = true
 title = "One for all"
 image = "app:lab"
 seats = 50
+[apps.pair]
+title = "One for two"
+image = "app:lab"
+seats = 2
 [apps.picky]
 title = "One for each, where there are fast disks"
 image = "app:lab"

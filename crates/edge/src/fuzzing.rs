@@ -180,7 +180,7 @@ pub fn response(bytes: &[u8]) {
             let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
             // A browser may send one without a name back as its value alone.
             let named = text.trim_start_matches(['=', ' ', '\t']);
-            let name = named.split(['=', ';']).next().unwrap_or_default().trim();
+            let name = named.split(['=', ';']).next().unwrap_or_default().trim_matches([' ', '\t']);
             assert!(!OURS.contains(&name), "an app set our cookie: {text}");
         }
     }
