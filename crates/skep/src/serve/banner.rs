@@ -37,11 +37,13 @@ pub(crate) fn print(
     set_up: Option<&Invitation>,
     insecure_http_login: bool,
 ) {
-    let mut stderr = io::stderr().lock();
-    let paint = Paint::of(stderr.is_terminal());
+    let mut text = Vec::new();
+    let paint = Paint::of(io::stderr().is_terminal());
     // A server without a terminal to talk to must not fail for it.
-    let _ = write(&mut stderr, paint, config, listening);
-    let _ = write_login(&mut stderr, paint, config, listening, set_up, insecure_http_login);
+    let _ = write(&mut text, paint, config, listening);
+    let _ = write_login(&mut text, paint, config, listening, set_up, insecure_http_login);
+    // In one piece: whoever reads the address in a log finds the rest there, too.
+    let _ = io::stderr().write_all(&text);
 }
 
 fn write(out: &mut impl Write, paint: Paint, config: &Config, listening: &Listening) -> io::Result<()> {

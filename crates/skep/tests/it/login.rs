@@ -75,7 +75,8 @@ fn the_first_administrator_comes_by_the_link_on_the_terminal() {
     let mut test = prepared("");
     start(&mut test, &[]);
     let first = until("the link", || link(&test.log()));
-    assert!(test.log().contains(&format!("http://{}{first}", test.address)), "{}", test.log());
+    let whole = format!("http://{}{first}", test.address);
+    until("the link is whole", || test.log().contains(&whole).then_some(()));
     test.stop();
     start(&mut test, &[]);
     let link_now = until("another link", || link(&test.log()));
@@ -102,9 +103,9 @@ fn users_are_kept_by_command_with_and_without_a_server() {
     let weak = test.run(&["user", "add", "ada"]);
     assert!(text(&weak.stderr).contains("there is a user `ada` already"), "{}", text(&weak.stderr));
     start(&mut test, &[]);
-    assert_eq!(link(&test.log()), None);
     let mut ada = logged_in(&test, "ADA", GOOD);
     assert_eq!(ada.fetch("/one/").json()["user"], "ada");
+    assert_eq!(link(&test.log()), None);
 
     let invited = test.ok(&["user", "add", "bob", "--groups", "lab,staff"]);
     let path = link(&invited).unwrap();
@@ -295,7 +296,7 @@ fn on_open_addresses_a_login_is_enough_and_passwords_want_https() {
     with_password(&test, &["user", "add", "ada"], GOOD);
     test.address = "0.0.0.0:0".parse().unwrap();
     start(&mut test, &[]);
-    assert!(test.log().contains("nobody can log in over plain HTTP"), "{}", test.log());
+    until("it is said", || test.log().contains("nobody can log in over plain HTTP").then_some(()));
     let visitor = Visitor::new(([127, 0, 0, 1], test.address.port()).into());
     let page = visitor.named("apps.example.org").open("/one/");
     assert_eq!((page.status, page.header("location")), (303, Some("/_skep/login?to=/one/")));
@@ -309,12 +310,12 @@ fn on_open_addresses_a_login_is_enough_and_passwords_want_https() {
 
     test.address = "0.0.0.0:0".parse().unwrap();
     start(&mut test, &["--insecure-http-login"]);
-    assert!(!test.log().contains("nobody can log in over plain HTTP"), "{}", test.log());
     let mut visitor = Visitor::new(([127, 0, 0, 1], test.address.port()).into()).named("apps.example.org");
     let answer = post(&mut visitor, "/_skep/login", &[("name", "ada"), ("password", GOOD), ("stay", "1")]);
     let cookie = answer.header("set-cookie").unwrap_or_default();
     assert!(cookie.starts_with("skep=") && cookie.contains("; Max-Age=2592000"), "{cookie}");
     assert_eq!(visitor.fetch("/one/").json()["user"], "ada");
+    assert!(!test.log().contains("nobody can log in over plain HTTP"), "{}", test.log());
 }
 
 #[test]
