@@ -36,6 +36,8 @@ ROOT = HERE.parent.parent
 SKEP = Path(os.environ.get("SKEP", ROOT / "target/release/skep"))
 VISITORS = 20
 IDLE = 6
+# A visit each; what else is counted comes about within one.
+KINDS = ["pages", "WebSockets", "tunnels", "uploads", "event streams", "aborts"]
 
 
 class Server:
@@ -219,7 +221,7 @@ async def soak(dir, minutes):
         await asyncio.sleep(random.uniform(30, 50))
         samples.append({"minute": round((time.monotonic() - end) / 60 + minutes, 1), "rss_kib": server.rss_kib(),
                         "files": server.files(), "instances": len(processes(dir)), "cgroups": len(cgroups() - groups)})
-        say(f"{samples[-1]}, {sum(seen.values()):.0f} visits, {len(errors)} errors, next: kill -9")
+        say(f"{samples[-1]}, {sum(seen[kind] for kind in KINDS)} visits, {len(errors)} errors, next: kill -9")
         await asyncio.sleep(random.uniform(0, 20))
         await server.kill()
     await asyncio.gather(*visitors)
