@@ -135,7 +135,13 @@ export const EXAMPLES: Example[] = [
     id: "nicegui",
     transport: "websocket",
     async use(page) {
-      await page.getByRole("button", { name: "A bee flies in" }).click({ timeout: FIRST_PAINT });
+      const bee = page.getByRole("button", { name: "A bee flies in" });
+      await expect(bee).toBeVisible({ timeout: FIRST_PAINT });
+      // What is pressed before the page has met its server is lost.
+      const met = () =>
+        page.evaluate(() => (window as unknown as { did_handshake?: boolean }).did_handshake === true);
+      await expect.poll(met).toBe(true);
+      await bee.click();
       await expect(page.getByText("1 more at home")).toBeVisible();
     },
   },

@@ -120,10 +120,11 @@ class Process {
 }
 
 /** Below the ports that the kernel hands out to connections, and those that apps get: nobody takes it until the server has it, or
- * while it is killed and started again. */
+ * while it is killed and started again. Even and odd: two workers never try the same. */
 async function freePort(): Promise<number> {
+  const odd = Number(process.env["TEST_PARALLEL_INDEX"] ?? 0) % 2;
   for (let tries = 0; tries < 200; tries += 1) {
-    const port = randomInt(11_000, 20_000);
+    const port = 2 * randomInt(5_500, 10_000) + odd;
     const free = await new Promise<boolean>((resolve) => {
       const probe = createServer();
       probe.on("error", () => {

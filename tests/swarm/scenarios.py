@@ -35,7 +35,7 @@ def ground(world):
         world.note("power until the Swarm says ready", watch.wait_ready(90) - began)
     finally:
         watch.close()
-    until("all managers can be reached", lambda: [row["ManagerStatus"]["Reachability"] for row in lab.members([leader]).values()]
+    until("all managers can be reached", lambda: [row.get("ManagerStatus", {}).get("Reachability") for row in lab.members([leader]).values()]
           == ["reachable"] * len(world.stack.managers), 60)
 
 

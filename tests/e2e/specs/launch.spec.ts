@@ -44,7 +44,8 @@ const it = test.extend<object, { stage: Stage }>({
         writeFileSync(path.join(folder, id, "serve.py"), script);
         writeFileSync(
           path.join(folder, id, "skep.toml"),
-          `title = "${title}"\ncommand = ["python3", "serve.py", "{port}"]\n`,
+          // The tests decide when a start is over, and may be slow themselves.
+          `title = "${title}"\ncommand = ["python3", "serve.py", "{port}"]\nstart_timeout = "6m"\n`,
         );
       };
       for (const id of ["plain", "scriptless", "deep", "held", "seen"]) publish(id, `Slow ${id}`, SLOW);

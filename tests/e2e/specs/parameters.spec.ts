@@ -7,6 +7,7 @@ import path from "node:path";
 import { expect, test } from "@playwright/test";
 
 import { accessible } from "../axe.ts";
+import { submit } from "../forms.ts";
 import { shoot } from "../screens.ts";
 import { REPOSITORY, serve } from "../server.ts";
 
@@ -51,7 +52,7 @@ test("a form comes before the app, which starts with what was chosen", async ({ 
     await expect(page.getByText("Region: Europe, Size: large")).toBeVisible();
 
     // Once it has ended, the last choice is selected; the address may say otherwise.
-    await page.getByRole("button", { name: "End Figures" }).click();
+    await submit(page, "End Figures");
     await expect.poll(running).toEqual([]);
     await page.goto(`${server.url}/choosy/`);
     await expect(page.getByLabel("Region")).toHaveValue("eu");
@@ -123,7 +124,7 @@ test("a choice that comes too late, or is not offered any more, is refused with 
 
     // Ended there, it may be started with something else.
     await first.goto(`${server.url}/_skep/apps`);
-    await first.getByRole("button", { name: "End Figures" }).click();
+    await submit(first, "End Figures");
     await expect.poll(() => (JSON.parse(server.command("ps", "--json").stdout) as Instance[]).length).toBe(0);
     const file = path.join(site, "choosy/skep.toml");
     const published = readFileSync(file, "utf8");

@@ -75,10 +75,18 @@ impl App {
         Client::new(self.running.address.to_string(), 8 << 20)
     }
 
+    /// What is shown of a poll: of one that has just been defined, a moment later.
     pub(crate) async fn results(&self, poll: &str) -> serde_json::Value {
-        let answer = get(&self.client(), &format!("/api/v1/polls/{poll}/results")).await;
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-        serde_json::from_slice(&answer.body).expect("json")
+        let mut shown = serde_json::Value::Null;
+        until(&format!("results of {poll} are shown"), async || {
+            let answer = get(&self.client(), &format!("/api/v1/polls/{poll}/results")).await;
+            if answer.status == StatusCode::OK {
+                shown = serde_json::from_slice(&answer.body).expect("json");
+            }
+            !shown.is_null()
+        })
+        .await;
+        shown
     }
 
     /// Waits until the count is `cats` and `dogs` and nothing is on its way.

@@ -11,7 +11,9 @@ use ballot::ids::PollId;
 use ballot::keys::Keys;
 use ballot::load::{self, Dialect, Plan};
 use ballot::proof::hex;
-use ballot::store::Database;
+use ballot::source::{LogState, Source};
+use ballot::store::{Database, LogRow};
+use ballot::worker::remote::Remote;
 
 use crate::app::until;
 use crate::postgres::{Postgres, free_port};
@@ -190,17 +192,35 @@ impl Deployment {
         Arc::new(Keys::load_or_create(Path::new(&self.path("key"))).expect("keys"))
     }
 
+    /// Whether the database has all that the fronts hold. What workers last saw of a front may be from before it was killed,
+    /// and ballots that nobody was told of make up the number for others.
+    async fn is_merged(&self, logs: &[LogRow]) -> bool {
+        for address in &self.addresses {
+            let front = Remote::new(address.clone(), self.keys().internal_token());
+            let Ok(survey) = front.survey().await else { return false };
+            let merged = |held: &LogState| {
+                logs.iter().any(|l| l.log.to_string() == held.log && l.position >= held.end)
+            };
+            if !survey.logs.iter().all(merged) {
+                return false;
+            }
+        }
+        logs.iter().all(|l| l.position >= l.seen_end)
+    }
+
     /// Waits until everything that was acknowledged is merged, then judges.
-    pub(crate) async fn judge(&self, report: &load::Report) -> checker::Verdict {
+    pub(crate) async fn judge(&mut self, report: &load::Report) -> checker::Verdict {
         let database = Database::open(&self.url).await.expect("opens");
         let deadline = Instant::now() + Duration::from_secs(300);
         loop {
             let logs = database.logs().await.expect("logs");
             let merged: u64 = logs.iter().map(|l| l.position).sum();
-            if merged >= report.acknowledged && logs.iter().all(|l| l.position >= l.seen_end) {
+            if merged >= report.acknowledged && self.is_merged(&logs).await {
                 break;
             }
             assert!(Instant::now() < deadline, "not drained: {merged} of {}: {logs:?}", report.acknowledged);
+            // One that met with a killed database may end only now.
+            self.workers.iter_mut().for_each(Process::keep_up);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let poll = PollId::try_from("pets").expect("id");

@@ -13,6 +13,7 @@ use http::StatusCode;
 use tokio::sync::watch;
 
 use crate::app::{Browser, code, get, limits, options, until};
+use crate::postgres::free_port;
 
 /// The addresses of the name `localhost`, one or two.
 fn localhost() -> Vec<IpAddr> {
@@ -59,7 +60,7 @@ async fn fronts_are_found_by_name_and_dead_ones_hold_up_nobody() {
     let dir = tempfile::tempdir().expect("dir");
     let keys = Arc::new(Keys::load_or_create(&dir.path().join("key")).expect("keys"));
     let store = format!("sqlite:{}", dir.path().join("ballot.db").display());
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").port();
+    let port = free_port();
     // One that accepts and never answers, one that nobody listens at, one name that means nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let places: Vec<Place> = [

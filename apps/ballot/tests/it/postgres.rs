@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor};
@@ -21,8 +22,17 @@ fn programs() -> PathBuf {
     found.pop().expect("a version of PostgreSQL")
 }
 
+/// Below the ports that the kernel hands out to connections: nobody takes it until the server has it, or while it is killed
+/// and started again, and who tries to connect meanwhile does not meet itself.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(11_000 + next % 9_000).expect("small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Runs a program as `postgres` when we are root, which PostgreSQL refuses; it dies with the test.
@@ -79,7 +89,7 @@ impl Postgres {
     /// Starts the server (again) and waits until it answers.
     pub(crate) async fn revive(&mut self) {
         let data = self.folder.path().join("data");
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(300);
         loop {
             if self.server.as_mut().is_none_or(|s| s.try_wait().expect("wait").is_some()) {
                 // Children of a killed server may hold its memory for a moment; then it refuses to start.

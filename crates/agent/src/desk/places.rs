@@ -82,11 +82,11 @@ mod tests {
         let last = come(&mut places, 7);
         places.leave(last);
         assert_eq!(of(&places, 7), 0);
-        let mut ended = 0;
-        for task in &mut tasks {
-            let done = tokio::time::timeout(std::time::Duration::from_millis(1), task).await;
-            ended += usize::from(matches!(done, Ok(Err(error)) if error.is_cancelled()));
+        // Each time some of them have their turn, and learn that they are to end.
+        for _ in 0..tasks.len() {
+            tokio::task::yield_now().await;
         }
+        let ended = tasks.iter().filter(|task| task.is_finished()).count();
         assert_eq!(ended, tasks.len() - places.taken.len() - 1);
     }
 }

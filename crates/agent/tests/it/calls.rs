@@ -59,7 +59,8 @@ async fn a_stream_works_on_another_event_loop_than_the_desks() {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let echoed = runtime.block_on(async {
-            let mut stream = desk.dial(node, &id, 9000).await.unwrap();
+            let opened = until("it is dialled", async || desk.dial(node, &id, 9000).await.ok());
+            let mut stream = opened.await;
             stream.write_all(b"over there").await.unwrap();
             let mut back = [0; 10];
             stream.read_exact(&mut back).await.unwrap();
@@ -109,8 +110,12 @@ async fn an_address_is_forgotten_with_its_container() {
     stage.engine.remove_container(&one).await.unwrap();
     // It most likely gets the address of the first.
     let two = container(&stage.engine, None, ECHO, &json!({})).await;
-    let error = not_dialled(&stage, stage.node, &one, 9000).await;
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    // As soon as the engine's word of that has come.
+    until("it is not found", async || {
+        let error = not_dialled(&stage, stage.node, &one, 9000).await;
+        (error.kind() == ErrorKind::NotFound).then_some(())
+    })
+    .await;
     stage.engine.remove_container(&two).await.unwrap();
 }
 

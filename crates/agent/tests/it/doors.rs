@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::daemon::until;
 use crate::stage::{Server, desk_config, install, secret, swarm};
 
 #[derive(Debug)]
@@ -127,14 +128,27 @@ fn key() -> rcgen::KeyPair {
     rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
+/// What is said to an application. Whoever is held up for two seconds on the way is sent away unheard, and comes again.
+async fn answered(server: &Server, mut application: impl FnMut(&Peer) -> Enrol) -> Message {
+    until("an application is heard", async || {
+        let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.ok()?;
+        let application = application(&peer);
+        peer.say(Message::Enrol(application)).await.ok()?;
+        peer.hear().await.ok()
+    })
+    .await
+}
+
 /// Enrols by hand.
 async fn enrolled(server: &Server, node: &str) -> (Identity, Enrolled, [u8; 32]) {
     let (key, begun) = (key(), Instant::now());
     let (enrolled, binding) = loop {
-        let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.unwrap();
-        let binding = peer.stream.get_ref().1.export_keying_material([0; 32], EXPORTER, None).unwrap();
-        peer.say(Message::Enrol(peer.application(node, &key))).await.unwrap();
-        match peer.hear().await.unwrap() {
+        let mut binding = [0; 32];
+        let answer = answered(server, |peer| {
+            binding = peer.stream.get_ref().1.export_keying_material([0; 32], EXPORTER, None).unwrap();
+            peer.application(node, &key)
+        });
+        match answer.await {
             Message::Enrolled(enrolled) => break (enrolled, binding),
             // The manager was too busy to be asked.
             Message::Refused(refusal)
@@ -154,21 +168,26 @@ fn hello(node: &str) -> Message {
     Message::Hello { version: VERSION, node: node.to_owned(), engine: "x".to_owned() }
 }
 
-/// Whether a line comes about.
-async fn is_welcome(server: &Server, own: Option<&Identity>, node: &str) -> bool {
-    let Ok(mut peer) = Peer::connect(server.address, "skep-line/1", own).await else { return false };
-    peer.say(hello(node)).await.is_ok() && matches!(peer.hear().await, Ok(Message::Welcome))
+/// A line, if one comes about.
+async fn line(server: &Server, own: Option<&Identity>, node: &str) -> Option<Peer> {
+    let mut peer = Peer::connect(server.address, "skep-line/1", own).await.ok()?;
+    peer.say(hello(node)).await.ok()?;
+    matches!(peer.hear().await, Ok(Message::Welcome)).then_some(peer)
+}
+
+/// A line of somebody who is welcome, though not when held up on the way.
+async fn own_line(server: &Server, own: &Identity, node: &str) -> Peer {
+    until("a line comes about", async || line(server, Some(own), node).await).await
 }
 
 #[tokio::test]
 async fn a_proof_is_good_on_its_own_connection_only() {
     let (_, node) = swarm();
     let server = Server::start(desk_config(&install())).await;
-    let connect = || Peer::connect(server.address, "skep-enrol/1", None);
-    let (one, mut two) = (connect().await.unwrap(), connect().await.unwrap());
-    let overheard = one.application(node, &key());
-    two.say(Message::Enrol(overheard)).await.unwrap();
-    let Message::Refused(refusal) = two.hear().await.unwrap() else { panic!("taken in") };
+    let connect = async || Peer::connect(server.address, "skep-enrol/1", None).await.ok();
+    let one = until("there is another connection", connect).await;
+    let answer = answered(&server, |_| one.application(node, &key())).await;
+    let Message::Refused(refusal) = answer else { panic!("taken in") };
     assert_eq!(refusal.code, RefusalCode::WrongSecret);
 }
 
@@ -184,17 +203,16 @@ async fn nothing_of_an_application_can_be_changed_on_the_way() {
         |enrol| enrol.proof = String::new(),
     ];
     for change in changes {
-        let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.unwrap();
-        let mut application = peer.application(node, &key());
-        change(&mut application);
-        peer.say(Message::Enrol(application)).await.unwrap();
-        let Message::Refused(refusal) = peer.hear().await.unwrap() else { panic!("taken in") };
+        let answer = answered(&server, |peer| {
+            let mut application = peer.application(node, &key());
+            change(&mut application);
+            application
+        });
+        let Message::Refused(refusal) = answer.await else { panic!("taken in") };
         assert_eq!(refusal.code, RefusalCode::WrongSecret);
     }
-    let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.unwrap();
-    let application = Enrol { version: VERSION + 1, ..peer.application(node, &key()) };
-    peer.say(Message::Enrol(application)).await.unwrap();
-    let Message::Refused(refusal) = peer.hear().await.unwrap() else { panic!("taken in") };
+    let newer = |peer: &Peer| Enrol { version: VERSION + 1, ..peer.application(node, &key()) };
+    let Message::Refused(refusal) = answered(&server, newer).await else { panic!("taken in") };
     assert_eq!(refusal.code, RefusalCode::WrongVersion);
 }
 
@@ -222,14 +240,14 @@ async fn without_a_certificate_of_this_server_there_is_no_line() {
     let (_, node) = swarm();
     let server = Server::start(desk_config(&install())).await;
     let (own, ..) = enrolled(&server, node).await;
-    assert!(is_welcome(&server, Some(&own), node).await);
-    assert!(!is_welcome(&server, None, node).await, "nobody");
-    assert!(!is_welcome(&server, Some(&own), "n2").await, "another node's name");
+    own_line(&server, &own, node).await;
+    assert!(line(&server, None, node).await.is_none(), "nobody");
+    assert!(line(&server, Some(&own), "n2").await.is_none(), "another node's name");
     let elsewhere = Server::start(desk_config(&install())).await;
-    assert!(!is_welcome(&elsewhere, Some(&own), node).await, "another server's certificate");
+    assert!(line(&elsewhere, Some(&own), node).await.is_none(), "another server's certificate");
     let forged = rcgen::generate_simple_self_signed(vec![node.to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(forged.signing_key.serialize_der().into());
-    assert!(!is_welcome(&server, Some(&(forged.cert.der().clone(), key)), node).await, "one's own");
+    assert!(line(&server, Some(&(forged.cert.der().clone(), key)), node).await.is_none(), "one's own");
     // No way round by saying nothing of one's purpose, or by enrolling where a line is asked for.
     assert!(Peer::connect(server.address, "http/1.1", None).await.is_err());
     let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.unwrap();
@@ -248,15 +266,13 @@ async fn an_expired_certificate_opens_nothing_and_its_lines_take_no_calls() {
     };
     let server = Server::start(config).await;
     let (own, ..) = enrolled(&server, node).await;
-    let mut peer = Peer::connect(server.address, "skep-line/1", Some(&own)).await.unwrap();
-    peer.say(hello(node)).await.unwrap();
-    assert_eq!(peer.hear().await.unwrap(), Message::Welcome);
+    let mut peer = own_line(&server, &own, node).await;
     server.sees(node).await;
     tokio::time::sleep(lives + Duration::from_millis(100)).await;
     let asked = server.desk.inspect(node, &"0".repeat(64)).await;
     assert!(asked.is_err());
     assert!(peer.hear().await.is_err(), "its line is closed, not asked");
-    assert!(!is_welcome(&server, Some(&own), node).await);
+    assert!(line(&server, Some(&own), node).await.is_none());
 }
 
 #[tokio::test]
@@ -282,19 +298,13 @@ async fn a_line_given_up_ends_properly_and_serves_the_call_that_crossed_its_end(
     let (_, node) = swarm();
     let server = Server::start(desk_config(&install())).await;
     let (own, ..) = enrolled(&server, node).await;
-    let line = async || {
-        let mut peer = Peer::connect(server.address, "skep-line/1", Some(&own)).await.unwrap();
-        peer.say(hello(node)).await.unwrap();
-        assert_eq!(peer.hear().await.unwrap(), Message::Welcome);
-        peer
-    };
     let end = || Message::End { error: None };
-    let mut peer = line().await;
+    let mut peer = own_line(&server, &own, node).await;
     peer.say(end()).await.unwrap();
     let rest = timeout(Duration::from_secs(60), peer.stream.read(&mut [0; 16])).await.expect("closed");
     assert_eq!(rest.expect("closed with a word"), 0);
 
-    let mut peer = line().await;
+    let mut peer = own_line(&server, &own, node).await;
     server.sees(node).await;
     let container = "0".repeat(64);
     let asking = server.desk.inspect(node, &container);
@@ -312,11 +322,10 @@ async fn whoever_guesses_or_keeps_silent_holds_up_nobody_who_knows_the_secret() 
     let server = Server::start(desk_config(&install())).await;
     // From the address the agent has, too.
     let mut held_up = false;
-    for _ in 0..30 {
-        let mut peer = Peer::connect(server.address, "skep-enrol/1", None).await.unwrap();
-        let wrong = Enrol { proof: STANDARD.encode([0; 32]), ..peer.application(node, &key()) };
-        peer.say(Message::Enrol(wrong)).await.unwrap();
-        let Message::Refused(refusal) = peer.hear().await.unwrap() else { panic!("taken in") };
+    // One is forgiven in a second.
+    for _ in 0..60 {
+        let wrong = |peer: &Peer| Enrol { proof: STANDARD.encode([0; 32]), ..peer.application(node, &key()) };
+        let Message::Refused(refusal) = answered(&server, wrong).await else { panic!("taken in") };
         held_up |= refusal.code == RefusalCode::TooOften;
     }
     assert!(held_up, "guesses are bounded");
@@ -334,7 +343,7 @@ async fn whoever_guesses_or_keeps_silent_holds_up_nobody_who_knows_the_secret() 
         let begun = Instant::now();
         let (own, ..) = enrolled(&server, node).await;
         at_once = begun.elapsed() < Duration::from_secs(1);
-        assert!(is_welcome(&server, Some(&own), node).await);
+        own_line(&server, &own, node).await;
         if at_once {
             break;
         }

@@ -57,6 +57,8 @@ fn assert_whole(seen: &[NodeEvent]) {
 
 #[tokio::test]
 async fn events_come_in_order_with_what_is_worth_knowing() {
+    // Whoever subscribes late is told what the engine remembers.
+    let _alone = many_events().await;
     let stage = Stage::new().await;
     let mut events = stage.desk().events();
     let id = stage.container("exit 4").await;
@@ -149,17 +151,19 @@ async fn calls_to_a_node_that_is_given_up_end_at_once_and_it_may_come_back() {
         .collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(dials.iter().all(|dial| !dial.is_finished()));
-    let begun = Instant::now();
-    // As the server does at each look, so that none is missed that was slow to begin.
+    // As the server does at each look, so that none is missed that was slow to begin. Counted, not timed: while the test
+    // itself is held up nothing can end.
+    let mut looks = 0;
     while !dials.iter().all(|dial| dial.is_finished()) {
         server.desk.give_up(node);
         tokio::time::sleep(Duration::from_millis(20)).await;
+        looks += 1;
     }
     for dial in dials {
         let error = dial.await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), format!("node {node} fell silent and was given up"));
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "before the limit of a dial: {:?}", begun.elapsed());
+    assert!(looks < 200, "before the limit of a dial, four seconds' worth: {looks}");
     agent.pause(false);
     until("its port is reached again", async || server.desk.dial(node, &id, 9000).await.ok()).await;
 }

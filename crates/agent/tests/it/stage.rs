@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -60,12 +60,19 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: DeskConfig) -> Self {
-        Self::start_at(config, "127.0.0.1:0".parse().unwrap()).await
+        // None of those the kernel gives out: nobody else has it until a server is started anew there.
+        static PORT: AtomicU16 = AtomicU16::new(10_000);
+        let next = async || TcpListener::bind(("127.0.0.1", PORT.fetch_add(1, Ordering::Relaxed))).await.ok();
+        Self::on(config, until("a port is free", next).await)
     }
 
     pub(crate) async fn start_at(config: DeskConfig, address: SocketAddr) -> Self {
+        let listener = until("the port is free again", async || TcpListener::bind(address).await.ok());
+        Self::on(config, listener.await)
+    }
+
+    fn on(config: DeskConfig, listener: TcpListener) -> Self {
         let desk = Desk::new(config).unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let (serving, stopping) = (desk.clone(), stop.clone());

@@ -125,7 +125,7 @@ impl Harbour {
     }
 
     async fn stop(&self, id: &InstanceId) -> ExitReport {
-        self.backend.stop(id, Duration::from_secs(5)).await.unwrap()
+        self.backend.stop(id, Duration::from_secs(30)).await.unwrap()
     }
 
     async fn log(&self, id: &InstanceId) -> Vec<String> {
@@ -177,7 +177,8 @@ async fn an_instance_is_launched_answers_and_is_stopped() {
     let host = container(&id).await.unwrap();
     assert_eq!(host.0.number("/HostConfig/Memory"), Some(64 << 20));
     assert_eq!(host.0.number("/HostConfig/PidsLimit"), Some(50));
-    let stats = harbour.backend.stats(&id).await.unwrap();
+    let measured = async || harbour.backend.stats(&id).await;
+    let stats = crate::daemon::until("a busy engine has measured it", measured).await;
     assert!(stats.memory_bytes > 0 && stats.processes >= 2, "{stats:?}");
 
     let report = harbour.stop(&id).await;
@@ -337,11 +338,14 @@ async fn what_keeps_an_app_from_starting_is_named() {
 #[tokio::test]
 async fn fetching_an_image_is_followed_and_can_be_stopped() {
     let mut harbour = Harbour::new();
-    let registry = registry::slow();
+    let registry = registry::slow(Duration::from_millis(250));
     let name = format!("127.0.0.1:{}/team/app", registry.port);
     let fetched = |tag: &str| Image { port: Some(80), ..Image::new(format!("{name}:{tag}")) };
 
-    let order = Harbour::order(spec(fetched("1"), ""));
+    // From where it takes a minute: it is not over before it is stopped.
+    let minute = registry::slow(Duration::from_secs(5));
+    let image = Image::new(format!("127.0.0.1:{}/team/app:1", minute.port));
+    let order = Harbour::order(spec(Image { port: Some(80), ..image }, ""));
     let id = order.id.clone();
     let told = Arc::clone(&harbour.progress);
     let stopped = async {
@@ -357,6 +361,7 @@ async fn fetching_an_image_is_followed_and_can_be_stopped() {
     assert!(report.reason.contains("stopped before it was started"), "{report:?}");
 
     // Its one file is no program; but it was fetched.
+    harbour.progress.lock().clear();
     let said = harbour.failed(spec(fetched("1"), "")).await;
     assert!(said.contains("may not be executed"), "{said}");
     let told: Vec<String> = harbour.progress.lock().iter().map(|(_, detail)| detail.clone()).collect();
@@ -522,7 +527,7 @@ async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let mut image = local();
     image.port = Some(1);
     // An engine may end the log of a container that has just ended before what it wrote last.
-    let order = Harbour::order(spec(image, &format!("echo one; {TOLD}; echo two; sleep 1")));
+    let order = Harbour::order(spec(image, &format!("echo one; {TOLD}; echo two; sleep 5")));
     let id = order.id.clone();
     let launching = harbour.launch_as(order);
     let following = async {

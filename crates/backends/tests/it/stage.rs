@@ -28,9 +28,9 @@ pub(crate) fn tell(pid: u32) {
 }
 
 /// A script that, once told to, takes more memory than its container has, and ends a little later: an engine may hear of
-/// the end before it hears of its cause.
+/// the end before it hears of its cause, and a busy one of both late.
 pub(crate) fn hungry() -> String {
-    format!("{TOLD}; tail /dev/zero; sleep 3; exit 9")
+    format!("{TOLD}; tail /dev/zero; sleep 8; exit 9")
 }
 
 /// A server that answers with what it is asked for. `{socket}` or `{port}` decide where it listens.

@@ -4,7 +4,7 @@ mod nodes;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use skep_agent::{Agent, AgentConfig, Desk, DeskConfig, JoinSecret};
 use skep_backends::swarm::{SwarmBackend, SwarmConfig};
 use skep_docker::{Address, Document, Engine, ExecOrder, Kind, Managers};
 use skep_launch::{
-    Backend, BackendError, BackendEvent, EndedBy, ExitReport, LaunchOrder, Launched, LogQuery, ProgressSink,
-    Stage,
+    Adopted, Backend, BackendError, BackendEvent, EndedBy, ExitReport, LaunchOrder, Launched, LogQuery,
+    ProgressSink, Stage,
 };
 use skep_model::{
     AppSpec, BackendKind, BindMount, ConfigFile, Framework, Image, InstanceId, Principal, SeatId, Source,
@@ -86,7 +86,7 @@ async fn serve(engine: &Engine, install: &str, data: &Path, port: u16) -> Server
     let (sender, events) = mpsc::channel(64);
     let mut config = SwarmConfig::new(data.to_owned(), Managers::new(vec![engine.clone()]));
     config.install = install.to_owned();
-    config.stop_grace = Duration::from_secs(3);
+    config.stop_grace = Duration::from_secs(20);
     let backend = SwarmBackend::new(config, desk.clone(), sender);
     Server { desk, backend, events, progress: Arc::default(), _end: stop.drop_guard() }
 }
@@ -104,12 +104,12 @@ impl Harbour {
     async fn on(daemon: &Daemon) -> Self {
         daemon.enter();
         let engine = Engine::new(Address::unix(daemon.socket()));
-        static INSTALLS: AtomicU64 = AtomicU64::new(1);
-        let install = format!("it-{}", INSTALLS.fetch_add(1, Ordering::Relaxed));
+        static INSTALLS: AtomicU16 = AtomicU16::new(1);
+        let number = INSTALLS.fetch_add(1, Ordering::Relaxed);
+        let install = format!("it-{number}");
         let dir = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        // None of those the kernel gives out: nobody else has it while no server is there.
+        let port = 10_000 + number;
         let server = serve(&engine, &install, dir.path(), port).await;
         let mut config = AgentConfig::new(secret(), engine.clone());
         config.servers = vec![format!("127.0.0.1:{port}")];
@@ -118,7 +118,7 @@ impl Harbour {
         tokio::spawn(async move { agent.run(stopped).await.unwrap() });
         let harbour = Self { dir, engine, install, port, server, _agent: stop.drop_guard() };
         harbour.await_agent().await;
-        assert!(harbour.server.backend.adopt().await.unwrap().is_empty());
+        assert!(harbour.adopt().await.is_empty());
         until("the node is labelled", async || {
             (node(&harbour.engine).await.label("skep.agent") == Some("true")).then_some(())
         })
@@ -155,7 +155,20 @@ impl Harbour {
     async fn launch_as(&self, order: LaunchOrder) -> Result<Launched, BackendError> {
         let seen = Arc::clone(&self.server.progress);
         let sink = ProgressSink::new(move |progress| seen.lock().push((progress.stage, progress.detail)));
-        tokio::time::timeout(DEADLINE, self.server.backend.launch(order, sink)).await.unwrap()
+        let begun = Instant::now();
+        loop {
+            let launch = self.server.backend.launch(order.clone(), sink.clone());
+            match tokio::time::timeout(DEADLINE, launch).await.unwrap() {
+                // The one manager there is was too busy to answer.
+                Err(BackendError::Platform(said))
+                    if said.starts_with("the Swarm cannot be reached") && begun.elapsed() < DEADLINE => {}
+                launched => return launched,
+            }
+        }
+    }
+
+    async fn adopt(&self) -> Vec<Adopted> {
+        until("a manager tells what runs", async || self.server.backend.adopt().await.ok()).await
     }
 
     async fn launch(&self, spec: AppSpec) -> (InstanceId, Result<Launched, BackendError>) {
@@ -178,7 +191,8 @@ impl Harbour {
     }
 
     async fn stop(&self, id: &InstanceId) -> ExitReport {
-        self.server.backend.stop(id, Duration::from_secs(3)).await.unwrap()
+        let stopped = async || self.server.backend.stop(id, Duration::from_secs(20)).await.ok();
+        until("a manager takes the stop", stopped).await
     }
 
     async fn log(&self, id: &InstanceId) -> Vec<String> {
@@ -266,13 +280,9 @@ async fn an_instance_is_launched_answers_and_leaves_nothing() {
     assert_eq!(run_in(&id, "cat $KEY_FILE").await.trim(), "s3cret");
     let status = run_in(&id, "cat /proc/1/status").await;
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
-    let told = harbour.server.progress.lock().clone();
-    assert!(
-        told.iter().any(|(stage, words)| (*stage, words.as_str()) == (Stage::Start, "starting on skep-it")),
-        "{told:?}"
-    );
-    assert_eq!(told.last().unwrap().0, Stage::Boot);
-    let stats = harbour.server.backend.stats(&id).await.unwrap();
+    assert_eq!(harbour.server.progress.lock().last().unwrap().0, Stage::Boot);
+    let measured = async || harbour.server.backend.stats(&id).await;
+    let stats = until("a busy engine has measured it", measured).await;
     assert!(stats.memory_bytes > 0 && stats.processes >= 2, "{stats:?}");
 
     let report = harbour.stop(&id).await;
@@ -282,6 +292,18 @@ async fn an_instance_is_launched_answers_and_leaves_nothing() {
     assert_eq!(harbour.stop(&id).await, report, "a second stop is told the same");
     let other = InstanceId::new("demo".parse().unwrap(), u64::MAX);
     assert!(matches!(harbour.server.backend.stop(&other, DEADLINE).await, Err(BackendError::Unknown)));
+
+    // States of its task are told as they are seen. A busy machine lets one pass unseen, though not each time.
+    let starting = (Stage::Start, "starting on skep-it".to_owned());
+    for _ in 0..5 {
+        if !harbour.server.progress.lock().contains(&starting) {
+            let (id, launched) = harbour.launch(web()).await;
+            launched.unwrap();
+            harbour.stop(&id).await;
+        }
+    }
+    let told = harbour.server.progress.lock().clone();
+    assert!(told.contains(&starting), "{told:?}");
 }
 
 #[tokio::test]
@@ -359,6 +381,8 @@ async fn what_keeps_an_app_from_starting_is_named() {
 async fn what_the_swarm_waits_for_is_told_until_it_is_stopped() {
     let harbour = Harbour::new().await;
     let waiting = async |spec: AppSpec, says: &str| {
+        // What the one before was told is nothing this one was.
+        harbour.server.progress.lock().clear();
         let order = Harbour::order(spec);
         let id = order.id.clone();
         let stopped = async {
@@ -436,6 +460,7 @@ async fn instances_outlive_the_server_and_are_adopted() {
     assert!(begun.elapsed() >= Duration::from_secs(4), "the managers are spared: {:?}", begun.elapsed());
     let (meanwhile, ran) = harbour.launch(spec(local(), "echo bye; sleep 600")).await;
     ran.unwrap();
+    until("it has said so", async || (harbour.log(&meanwhile).await == ["bye"]).then_some(())).await;
     // Another installation on the same Swarm.
     let other = Harbour::new().await;
     let (neighbour, ran) = other.launch(web()).await;
@@ -470,7 +495,7 @@ async fn instances_outlive_the_server_and_are_adopted() {
     };
     let mut harbour = harbour.restarted(happens).await;
 
-    let mut adopted = harbour.server.backend.adopt().await.unwrap();
+    let mut adopted = harbour.adopt().await;
     assert_eq!(adopted.len(), 1, "{adopted:?}");
     let found = adopted.remove(0);
     assert_eq!((&found.id, found.owner), (&id, owner));
@@ -490,7 +515,7 @@ async fn instances_outlive_the_server_and_are_adopted() {
     engine().kill_container(&at, "TERM").await.unwrap();
     let (ended, _) = harbour.exited().await;
     assert_eq!(ended, id);
-    assert!(harbour.server.backend.adopt().await.unwrap().is_empty());
+    assert!(harbour.adopt().await.is_empty());
     other.stop(&neighbour).await;
 }
 
@@ -515,7 +540,8 @@ async fn instances_do_not_reach_each_other() {
 #[tokio::test]
 async fn a_log_is_followed_from_before_the_start_to_the_end() {
     let harbour = Harbour::new().await;
-    let order = Harbour::order(spec(local(), &format!("echo one; {TOLD}; echo two")));
+    // An engine may end the log of a container that has just ended before what it wrote last.
+    let order = Harbour::order(spec(local(), &format!("echo one; {TOLD}; echo two; sleep 5")));
     let id = order.id.clone();
     let launching = harbour.launch_as(order);
     let following = async {

@@ -76,7 +76,7 @@ async fn a_container_lives_and_ends() {
 #[tokio::test]
 async fn what_it_wrote_comes_back_line_by_line() {
     let engine = engine();
-    let script = "echo one; echo two >&2; printf 'caf\\303\\251\\001'; sleep 0.3; echo ' late'; printf end";
+    let script = "echo one; echo two >&2; printf 'caf\\303\\251\\001'; sleep 3; echo ' late'; printf end";
     let id = started(&engine, "wrote", &shell(script)).await;
     let read = async |options| -> Vec<_> {
         engine.container_logs(&id, options).await.unwrap().map(|line| line.unwrap()).collect().await

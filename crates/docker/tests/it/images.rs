@@ -1,12 +1,13 @@
 //! Images on a real engine: imported, built, and pulled from a registry of the tests' own.
 
 use std::process::Command;
+use std::time::Duration;
 
 use skep_docker::{BuildOptions, Credentials, Error, Reference, Upload};
 
 use crate::containers::engine;
 use crate::daemon::daemon;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 
 fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
@@ -61,7 +62,7 @@ async fn an_image_is_built_and_a_failing_step_is_named() {
 async fn a_pull_tells_how_far_it_is() {
     daemon().enter();
     let engine = engine();
-    let registry = Registry::start(None);
+    let registry = registry::slow(Duration::from_millis(250));
     let image = reference(&format!("127.0.0.1:{}/team/app:1", registry.port));
     let mut percents = Vec::new();
     engine.pull(&image, None, |progress| percents.push(progress.percent())).await.unwrap();

@@ -59,7 +59,10 @@ impl Registry {
     }
 
     fn serve(login: Option<&str>, pause: Duration) -> Self {
-        let mut state = 0x9e37_79b9_u32;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Another layer for each registry: an engine that has one fetches none of its kind again, and shows no progress.
+        let mut state = 0x9e37_79b9 ^ u32::from(port);
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;
             state ^= state >> 17;
@@ -85,8 +88,6 @@ impl Registry {
         let login = login.map(str::to_owned);
         let content =
             Arc::new(Content { config, layer, manifest, config_digest, layer_digest, login, pause });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let content = Arc::clone(&content);
@@ -97,10 +98,10 @@ impl Registry {
     }
 }
 
-/// Where a test is to see more than the end of it.
+/// Where a test is to see more than the end of it: a dozen pauses.
 #[allow(dead_code)] // Not each of the crates that share this file has such a test.
-pub(crate) fn slow() -> Registry {
-    Registry::serve(None, Duration::from_millis(250))
+pub(crate) fn slow(pause: Duration) -> Registry {
+    Registry::serve(None, pause)
 }
 
 fn answer(stream: &TcpStream, content: &Content) -> Option<()> {

@@ -1,15 +1,16 @@
 //! A warm app: what goes through, and how.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
+use crate::client::Answer;
 use crate::world::{Setup, World, eventually};
 
 #[tokio::test]
 async fn both_sides_keep_their_connections() {
-    let limits =
-        skep_edge::Limits { upstream_idle: std::time::Duration::from_secs(600), ..Default::default() };
+    let limits = skep_edge::Limits { upstream_idle: Duration::from_secs(600), ..Default::default() };
     let world = World::with(Setup { limits, ..Setup::default() }).await;
     world.warm_up().await;
     let before = world.app.connections.load(SeqCst);
@@ -158,20 +159,38 @@ async fn an_app_that_is_gone_is_a_502() {
     assert!(answer.field("retry-after").is_some());
 }
 
-#[tokio::test]
-async fn a_request_that_met_an_ended_instance_reaches_the_next_as_it_came() {
+/// A request that met an instance which had just ended: its answer, and whether the news of the end came within the two
+/// seconds that the edge waits for it.
+async fn meet_an_end() -> (World, Answer, bool) {
     let limits = skep_edge::Limits { upstream_idle_count: 0, ..Default::default() };
     let world = World::with(Setup { limits, trusted: vec!["127.0.0.0/8"], ..Setup::default() }).await;
     world.warm_up().await;
+    let met = world.handle.instances().into_iter().find(|view| view.app.as_str() == "keep").unwrap().id;
     world.app.gone.store(true, SeqCst);
     let mut client = world.client().await;
+    let asked = Instant::now();
     client
         .send("POST /keep/again HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\nCookie: a=1; skep-seat=x\r\nContent-Length: 2\r\n\r\nhi")
         .await;
     eventually("every attempt to connect", || (world.app.refused.load(SeqCst) >= 3).then_some(())).await;
     world.app.gone.store(false, SeqCst);
     world.crash("keep").await;
+    let gone = || world.handle.instances().iter().all(|view| view.id != met).then_some(());
+    eventually("the news of the end", gone).await;
+    let in_time = asked.elapsed() < Duration::from_secs(2);
     let answer = client.answer().await;
+    (world, answer, in_time)
+}
+
+#[tokio::test]
+async fn a_request_that_met_an_ended_instance_reaches_the_next_as_it_came() {
+    let (world, answer) = loop {
+        let (world, answer, in_time) = meet_an_end().await;
+        // A machine that stood still for so long proves nothing: once more.
+        if in_time || answer.status == 200 {
+            break (world, answer);
+        }
+    };
     assert_eq!((answer.status, answer.text()), (200, "hi"), "{answer:?}");
     let seen = world.seen().pop().unwrap();
     assert_eq!(seen.line(), "POST /keep/again HTTP/1.1");
@@ -290,8 +309,8 @@ async fn routes_change_while_connections_stay() {
 
 #[tokio::test]
 async fn a_busy_control_runtime_is_a_503() {
-    let limits =
-        skep_edge::Limits { control_timeout: std::time::Duration::from_secs(2), ..Default::default() };
+    // Enough for the answer at the end, on any machine.
+    let limits = skep_edge::Limits { control_timeout: Duration::from_secs(5), ..Default::default() };
     let world = World::with(Setup { limits, ..Setup::default() }).await;
     let stuck = world.control_stuck.clone().lock_owned().await;
     let asking: Vec<_> = (0..40)

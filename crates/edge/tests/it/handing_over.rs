@@ -194,7 +194,8 @@ async fn draining_lets_answers_end_and_cuts_the_rest() {
     eventually("the question", || world.seen().iter().any(|seen| seen.line().contains("wait")).then_some(()))
         .await;
     let (app, address) = (Arc::clone(&world.app), world.address);
-    let drain = tokio::spawn(world.edge.drain(Duration::from_secs(5)));
+    // Long enough for all that is to happen before it is over.
+    let drain = tokio::spawn(world.edge.drain(Duration::from_secs(10)));
     assert_eq!(idle.rest().await, b"", "idle connections are closed at once");
     app.go_on.notify_one();
     let answer = asking.answer().await;

@@ -186,6 +186,8 @@ async fn permission_to_send_a_body_is_withheld() {
     let (world, mut stays) = booting().await;
     let mut client = world.client().await;
     client.send(PATIENT).await;
+    let waiting = || world.handle.status(&"keep".parse().unwrap(), None).waiting;
+    eventually("two in the line", || (waiting() == 2).then_some(())).await;
     let mut byte = [0; 1];
     let early = tokio::time::timeout(Duration::from_millis(300), client.stream.peek(&mut byte)).await;
     assert!(early.is_err(), "nothing comes while the request is held");

@@ -100,9 +100,8 @@ async fn a_client_that_takes_nothing_is_dropped() {
     let mut clients = Vec::new();
     for n in 0..4 {
         let mut client = world.client().await;
-        for _ in 0..20 {
-            client.send(format!("GET /keep/big{n} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
-        }
+        // In one go: the first answers are not taken while the others are asked for.
+        client.send(format!("GET /keep/big{n} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(20)).await;
         clients.push(client);
     }
     // Each of them got as far as the app; that it is there still may be over by the time it is asked.
@@ -181,7 +180,9 @@ async fn the_edge_has_so_many_connections() {
 
 #[tokio::test]
 async fn an_app_has_so_many_connections() {
-    let world = limited(Limits { upstream_connections: 2, ..Limits::default() }).await;
+    // The connection of the warm-up is used again, however long ago that was.
+    let upstream_idle = Duration::from_secs(600);
+    let world = limited(Limits { upstream_connections: 2, upstream_idle, ..Limits::default() }).await;
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let mut client = world.client().await;

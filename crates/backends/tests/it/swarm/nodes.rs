@@ -7,7 +7,8 @@ use crate::registry;
 async fn how_far_an_image_is_on_its_node_is_told() {
     let daemon: &'static Daemon = Box::leak(Box::new(swarm_of_one(Daemon::start_asking())));
     let harbour = Harbour::on(daemon).await;
-    let registry = registry::slow();
+    // Time enough for a busy engine to be asked how far it is.
+    let registry = registry::slow(Duration::from_secs(1));
     let name = format!("127.0.0.1:{}/team/app:1", registry.port);
     // Its one file is no program: whether that is noticed before or after it is said to run does not matter here.
     let _ = harbour.launch(spec(Image { port: Some(80), ..Image::new(&name) }, "")).await;
@@ -43,8 +44,14 @@ async fn what_goes_with_its_node_is_nothing_the_app_did() {
     availability("active").await;
     let (id, launched) = harbour.launch(web()).await;
     launched.unwrap();
-    let namespaces = daemon.crash();
-    daemon.restart(&namespaces);
+    // Beside what happens here: agent, desk and backend are to notice it.
+    let anew = tokio::task::spawn_blocking(move || {
+        let namespaces = daemon.crash();
+        // The backend looks every two seconds.
+        std::thread::sleep(Duration::from_secs(5));
+        daemon.restart(&namespaces);
+    });
+    anew.await.unwrap();
     let (ended, report) = harbour.exited().await;
     assert_eq!((ended, report.ended_by), (id, EndedBy::Platform), "{report:?}");
     assert!(report.reason.contains("skep-it"), "{report:?}");
