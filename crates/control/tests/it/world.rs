@@ -261,8 +261,10 @@ impl World {
         let (backend_events, events_in) = mpsc::channel(8);
         let (journal, journal_in) = mpsc::channel(1024);
         let backends: Vec<Arc<dyn Backend>> = vec![doors.clone()];
-        let (handle, _task) =
-            driver::start(DriverConfig::default(), backends.clone(), events_in, journal.clone());
+        let mut driving = DriverConfig::default();
+        // A failed start is told until it may be tried again: so long that no machine is slow enough to miss it.
+        driving.pool.backoff_base = Duration::from_secs(60);
+        let (handle, _task) = driver::start(driving, backends.clone(), events_in, journal.clone());
         handle.set_apps(specs.into_iter().map(Arc::new).collect());
         let exposition = skep_telemetry::install().unwrap();
         // Nobody carries out orders to the server here.

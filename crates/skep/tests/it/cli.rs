@@ -30,7 +30,10 @@ fn ps_logs_stop_and_restart() {
     let test = TestApp::with_one("hold = \"wait\"");
     assert_eq!(test.ps(), Vec::<serde_json::Value>::new());
     let pid = test.visitor().open("/one/").pid();
-    let rows = test.ps();
+    // What it uses is left out where it cannot be told at once.
+    let rows = until("a row with its memory", || {
+        Some(test.ps()).filter(|rows| rows.first().is_some_and(|row| row["memory"].is_u64()))
+    });
     let row = &rows[0];
     for key in [
         "id",
@@ -62,7 +65,8 @@ fn ps_logs_stop_and_restart() {
     assert!(!table.contains('\x1b'), "no colour without a terminal");
 
     let id = row["id"].as_str().unwrap();
-    assert!(test.ok(&["logs", id]).contains("starting 1"));
+    // The shim may be at it still when the app answers.
+    until("the log has it", || test.ok(&["logs", id]).contains("starting 1").then_some(()));
     assert!(test.ok(&["logs", "one", "-n", "1"]).lines().count() == 1);
     let unknown = test.run(&["logs", "two"]);
     assert_eq!(unknown.status.code(), Some(1));

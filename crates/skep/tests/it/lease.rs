@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::test_app::{TestApp, until};
+use crate::test_app::{TestApp, free_port, text, until};
 
 /// A PostgreSQL of this test's own, and a manager of a Swarm that has nothing in it.
 struct Surroundings {
@@ -42,7 +41,7 @@ impl Surroundings {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let postgres = nobody(&bin.join("postgres"))
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-p", &port.to_string(), "-k"])
             .arg(&home)
@@ -83,6 +82,19 @@ impl Surroundings {
         let listen = format!("127.0.0.1:{}", ports[0]);
         ["serve", "--config", &config, "--store", &store, "--listen", &listen].map(str::to_owned).to_vec()
     }
+
+    /// How long the lease lives from now on, unless it is renewed.
+    fn lease_left(&self) -> Duration {
+        let left =
+            "SELECT until_ms - CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM leases";
+        let told = Command::new(postgres_programs().join("psql"))
+            .args(["-h", "127.0.0.1", "-U", "skep", "-p", &self.port.to_string(), "-AtXc", left])
+            .arg("votes_and_seats")
+            .output()
+            .unwrap();
+        assert!(told.status.success(), "{told:?}");
+        Duration::from_millis(text(&told.stdout).trim().parse().unwrap_or(0))
+    }
 }
 
 impl Drop for Surroundings {
@@ -90,10 +102,6 @@ impl Drop for Surroundings {
         let _ = kill_process(Pid::from_child(&self.postgres), Signal::QUIT);
         let _ = self.postgres.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn postgres_programs() -> PathBuf {
@@ -154,6 +162,10 @@ fn of_two_servers_one_launches_and_the_other_takes_over_when_it_is_silent() {
         });
         std::thread::sleep(Duration::from_secs(2));
         assert!(!starting.is_finished(), "it waits for as long as the other one lives");
+        // A beat that the machine held up would shorten the silence that is measured.
+        until("the lease was renewed just now", || {
+            (around.lease_left() > Duration::from_secs(5)).then_some(())
+        });
         kill_process(hung, Signal::STOP).unwrap();
         let began = Instant::now();
         let took = starting.join().unwrap().duration_since(began);

@@ -54,7 +54,8 @@ fn the_entry_file_and_requirements_count() {
 fn an_app_that_writes_beside_its_code_causes_no_loop() {
     let test = TestApp::with_one("hold = \"wait\"");
     let pid = test.visitor().open("/one/").pid();
-    // Written down behind the first answer, and the last thing there is to tell.
+    // Written down behind the first answer, and the last things there are to tell.
+    test.event("server-start", "skep");
     test.event("instance-ready", "");
     let before = test.events().len();
     for round in 0..50 {

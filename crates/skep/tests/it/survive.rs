@@ -1,6 +1,7 @@
 //! The server ends, by force or by order; its apps go on.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::test_app::{TestApp, is_alive, text, until};
 
@@ -30,8 +31,7 @@ fn apps_outlive_a_killed_server_and_are_adopted() {
     assert_eq!(test.processes().len(), 3 + 1, "an app each, and the server: {:?}", test.processes());
     let adopted = || test.events().iter().filter(|event| event["kind"] == "instance-adopted").count();
     until("the journal has their adoption", || (adopted() == 3).then_some(()));
-    let log = test.ok(&["logs", "one"]);
-    assert!(log.contains("starting 1"), "the log came along: {log}");
+    until("the log came along", || test.ok(&["logs", "one"]).contains("starting 1").then_some(()));
 
     test.ok(&["stop", "--all"]);
     until("every app is gone", || before.iter().all(|pid| !is_alive(*pid)).then_some(()));
@@ -67,18 +67,27 @@ fn whoever_meets_an_app_that_was_just_killed_gets_the_next_instance() {
     for n in 0..6 {
         let mut visitor = test.visitor();
         let path = format!("/app{n}/");
-        let first = visitor.open(&path).pid();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        // Its last thread keeps the port open for a moment. Skep learns of the end about now.
-        let proc = format!("/proc/{first}");
-        while std::path::Path::new(&proc).exists() {
-            std::hint::spin_loop();
-        }
-        let answer = match n % 3 {
-            0 => visitor.open(&path),
-            1 => visitor.fetch(&path),
-            _ => visitor.ask("POST", &path, &[("Accept", "application/json")], b"kept"),
+        let mut tries = 0;
+        let (first, answer) = loop {
+            tries += 1;
+            let first = visitor.open(&path).pid();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            // Its last thread keeps the port open for a moment. Skep learns of the end about now.
+            let proc = format!("/proc/{first}");
+            while std::path::Path::new(&proc).exists() {
+                std::hint::spin_loop();
+            }
+            let asked = Instant::now();
+            let answer = match n % 3 {
+                0 => visitor.open(&path),
+                1 => visitor.fetch(&path),
+                _ => visitor.ask("POST", &path, &[("Accept", "application/json")], b"kept"),
+            };
+            // Skep waits for the news so long; what comes later was held up by the machine.
+            if answer.status == 200 || asked.elapsed() < Duration::from_secs(2) || tries == 3 {
+                break (first, answer);
+            }
         };
         assert_eq!(answer.status, 200, "{n}: {}", answer.body);
         assert_ne!(answer.pid(), first);

@@ -1,8 +1,9 @@
 //! A server with its apps and data in a folder of its own, started and stopped by a test.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +25,19 @@ pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Below the ports that apps get and that the kernel gives out: nobody takes it until the server has it, or while it is
+/// started again.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(11_000 + next % 9_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Whether a process lives; a zombie does not.
 pub(crate) fn is_alive(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -41,7 +55,7 @@ impl TestApp {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("skep-it-").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("apps")).unwrap();
-        Self { dir, server: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), started: 0 }
+        Self { dir, server: None, address: SocketAddr::from(([127, 0, 0, 1], free_port())), started: 0 }
     }
 
     /// A server with one small app `one`, started.

@@ -76,7 +76,7 @@ fn start() -> Server {
     let mut initdb = as_postgres(root, &bin.join("initdb"));
     run(initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync", "-D"]).arg(&data));
     let quote = |path: &Path| format!("'{}'", path.display());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     write_certificates(&folder, root);
     let settings = format!(
         "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = {}\nmax_connections = 100\n\
@@ -99,6 +99,13 @@ fn start() -> Server {
     watcher.args(["-c", &script, "sh"]).arg(server.get_program()).args(server.get_args());
     watcher.arg("-D").arg(&data).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Server { folder, port, _watcher: watcher.spawn().unwrap() }
+}
+
+/// Below the ports that the kernel gives out: nobody takes it before the server does.
+fn free_port() -> u16 {
+    let first = std::process::id() % 9_000;
+    let mut ports = (first..9_000).chain(0..first).map(|n| 11_000 + u16::try_from(n).unwrap());
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A certificate authority, and what it vouches for: the server, as `localhost`.
