@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::test_app::{TestApp, free_port, text, until};
+use crate::ports::free_port;
+use crate::test_app::{TestApp, text, until};
 
 /// A PostgreSQL of this test's own, and a manager of a Swarm that has nothing in it.
 struct Surroundings {

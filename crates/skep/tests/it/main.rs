@@ -22,6 +22,8 @@ mod lease;
 mod live;
 mod login;
 mod many;
+#[path = "../../../store/tests/it/ports.rs"]
+mod ports;
 mod shinyproxy;
 mod survive;
 mod test_app;

@@ -7,6 +7,8 @@ mod journal;
 mod lease;
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking, in their helpers too")]
 mod people;
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod ports;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 mod postgres;
 mod sqlite;

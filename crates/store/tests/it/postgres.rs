@@ -4,7 +4,6 @@
 //! shell holds the read end of a pipe whose write end only this process has, so it ends even when the tests are killed.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +14,8 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use skep_store::Location;
 use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use crate::ports::free_port;
 
 struct Server {
     folder: PathBuf,
@@ -99,13 +100,6 @@ fn start() -> Server {
     watcher.args(["-c", &script, "sh"]).arg(server.get_program()).args(server.get_args());
     watcher.arg("-D").arg(&data).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Server { folder, port, _watcher: watcher.spawn().unwrap() }
-}
-
-/// Below the ports that the kernel gives out: nobody takes it before the server does.
-fn free_port() -> u16 {
-    let first = std::process::id() % 9_000;
-    let mut ports = (first..9_000).chain(0..first).map(|n| 11_000 + u16::try_from(n).unwrap());
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A certificate authority, and what it vouches for: the server, as `localhost`.

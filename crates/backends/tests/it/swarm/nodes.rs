@@ -47,7 +47,7 @@ async fn what_goes_with_its_node_is_nothing_the_app_did() {
     // Beside what happens here: agent, desk and backend are to notice it.
     let anew = tokio::task::spawn_blocking(move || {
         let namespaces = daemon.crash();
-        // The backend looks every two seconds.
+        // So long is it away: the backend looks every two seconds.
         std::thread::sleep(Duration::from_secs(5));
         daemon.restart(&namespaces);
     });
